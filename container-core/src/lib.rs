@@ -1,1 +1,14 @@
 //! A container engine as a library: typed builder, one launch path, safe defaults, root and rootless, no daemon.
+
+mod capability;
+mod error;
+mod id_map;
+mod mount_options;
+pub mod state;
+mod step;
+
+pub use capability::CapabilitySets;
+pub use error::{Error, Result};
+pub use id_map::{IdMapping, SubordinateRange};
+pub use oci_spec;
+pub use step::Step;
