@@ -1,0 +1,53 @@
+//! Ceilings that keep hostile or broken input from taking all memory, time or space.
+
+/// What an image may ask for at most. The defaults are far above any real image and far below what hurts a host.
+///
+/// ```
+/// let mut limits = image_layers::Limits::default();
+/// limits.layer_bytes = 2 << 30; // no layer may unpack to more than 2 GiB
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of one JSON document: index, manifest, configuration. Default 8 MiB (registries refuse more than 4 MiB).
+    pub json_bytes: u64,
+    /// Levels of indexes within indexes. Default 8.
+    pub index_depth: usize,
+    /// Layers of one image. Default 4096.
+    pub layers: usize,
+    /// Members of an image archive. Default 100,000.
+    pub members: u64,
+    /// Entries of one layer. Default 20 million.
+    pub entries: u64,
+    /// Bytes of one path or link target. Default 64 KiB.
+    pub name_bytes: u64,
+    /// Bytes of all extended attributes of one entry. Default 1 MiB.
+    pub xattr_bytes: u64,
+    /// Bytes of one extended tar header (PAX records, GNU long names). Default 4 MiB.
+    pub header_bytes: u64,
+    /// Decoded bytes of one layer. Default 256 GiB.
+    pub layer_bytes: u64,
+    /// Decoded bytes for each compressed byte of a layer, once more than 64 MiB are decoded. Default 2000
+    /// (gzip cannot exceed 1032; zstd of zeros can).
+    pub ratio: u64,
+    /// Window a zstd decoder may allocate, in bytes. Default 128 MiB.
+    pub window_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            json_bytes: 8 << 20,
+            index_depth: 8,
+            layers: 4096,
+            members: 100_000,
+            entries: 20_000_000,
+            name_bytes: 64 << 10,
+            xattr_bytes: 1 << 20,
+            header_bytes: 4 << 20,
+            layer_bytes: 256 << 30,
+            ratio: 2000,
+            window_bytes: 128 << 20,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Watching and stopping work that takes a while.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::{Error, Limits, Result};
+
+/// Stops work from another thread. Clones share one flag; once set it stays set.
+///
+/// Imports, unpacking and commits look at it between small pieces of work and then fail with [`Error::Cancelled`],
+/// leaving nothing half made.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// A flag that is not set.
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+
+    /// Asks all work that was given this flag to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether [`cancel`](Cancel::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What is being done when a [`Progress`] callback is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// A layer's blob is copied into the store and hashed.
+    Import,
+    /// A layer is decoded, checked and written out.
+    Unpack,
+    /// A container's changes are packed into a layer.
+    Commit,
+}
+
+/// How far one layer is. Numbers only grow; events of several layers come interleaved, from several threads.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Event {
+    /// What is being done.
+    pub step: Step,
+    /// Which layer of the image, from 0 at the bottom.
+    pub layer: usize,
+    /// How many layers the image has.
+    pub layers: usize,
+    /// Bytes of the blob (compressed, as stored) that are done.
+    pub bytes: u64,
+    /// Bytes of the blob in total; 0 where it is not known beforehand.
+    pub total: u64,
+    /// Bytes of the layer after decompression that are done; 0 while importing.
+    pub decoded: u64,
+    /// Entries (files, directories, links...) that are done.
+    pub entries: u64,
+    /// Whether this layer is complete.
+    pub done: bool,
+}
+
+/// A callback for [`Event`]s, called about every 256 KiB and at the end of each layer. It must be quick.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Progress {
+    /// Calls `callback` with each event.
+    pub fn new(callback: impl Fn(Event) + Send + Sync + 'static) -> Progress {
+        Progress(Arc::new(callback))
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// What every long piece of work carries: its ceilings, whether to go on, whom to tell.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Control {
+    pub(crate) limits: Limits,
+    pub(crate) cancel: Cancel,
+    pub(crate) progress: Option<Progress>,
+}
+
+impl Control {
+    /// Fails once the work was cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// The same for one layer, with its own counters.
+    pub(crate) fn layer(&self, step: Step, layer: usize, layers: usize, total: u64) -> LayerControl {
+        LayerControl {
+            control: self.clone(),
+            step,
+            layer,
+            layers,
+            total,
+            counters: Arc::new(Counters::default()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    decoded: AtomicU64,
+    entries: AtomicU64,
+    told: AtomicU64,
+}
+
+/// A [`Control`] for one layer. Clones share the counters, so decoder and writer threads can each have one.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerControl {
+    control: Control,
+    step: Step,
+    layer: usize,
+    layers: usize,
+    total: u64,
+    counters: Arc<Counters>,
+}
+
+impl LayerControl {
+    const STRIDE: u64 = 256 << 10;
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.control.limits
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.control.check()
+    }
+
+    /// `n` more bytes of the blob were read.
+    pub(crate) fn read(&self, n: u64) {
+        let bytes = self.counters.bytes.fetch_add(n, Ordering::Relaxed) + n;
+        if bytes / Self::STRIDE != (bytes - n) / Self::STRIDE {
+            self.tell(bytes, false);
+        }
+    }
+
+    /// `decoded` more bytes of the layer and `entries` more entries were done.
+    pub(crate) fn advance(&self, decoded: u64, entries: u64) {
+        self.counters.decoded.fetch_add(decoded, Ordering::Relaxed);
+        self.counters.entries.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// The layer is complete.
+    pub(crate) fn done(&self) {
+        let bytes = self.counters.bytes.load(Ordering::Relaxed);
+        self.tell(bytes, true);
+    }
+
+    fn tell(&self, bytes: u64, done: bool) {
+        let Some(progress) = &self.control.progress else { return };
+        // Threads race here; never report less than was reported before.
+        let bytes = self.counters.told.fetch_max(bytes, Ordering::Relaxed).max(bytes);
+        (progress.0)(Event {
+            step: self.step,
+            layer: self.layer,
+            layers: self.layers,
+            bytes,
+            total: self.total,
+            decoded: self.counters.decoded.load(Ordering::Relaxed),
+            entries: self.counters.entries.load(Ordering::Relaxed),
+            done,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn events_come_by_stride_and_at_the_end() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let control = Control {
+            progress: Some(Progress::new(move |e| sink.lock().unwrap().push((e.bytes, e.entries, e.done)))),
+            ..Control::default()
+        };
+        let layer = control.layer(Step::Unpack, 0, 1, 600 << 10);
+        for _ in 0..6 {
+            layer.read(100 << 10);
+            layer.advance(0, 1);
+        }
+        layer.done();
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [(300 << 10, 2, false), (600 << 10, 5, false), (600 << 10, 6, true)]
+        );
+    }
+
+    #[test]
+    fn cancel_is_shared_by_clones() {
+        let control = Control::default();
+        assert!(control.check().is_ok());
+        control.cancel.clone().cancel();
+        assert!(matches!(control.layer(Step::Import, 0, 1, 0).check(), Err(Error::Cancelled)));
+    }
+}
