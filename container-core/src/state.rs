@@ -74,6 +74,13 @@ pub struct Record {
     pub pid: i32,
     /// When that process was started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
     pub start_time: u64,
+    /// The boot that `pid` and `start_time` belong to (`/proc/sys/kernel/random/boot_id`), where the state directory may
+    /// outlive one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Inode of the pid namespace that `pid` belongs to, where programs in several share the state directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_namespace: Option<u64>,
     /// Absolute path of the bundle directory.
     pub bundle: PathBuf,
     /// Absolute path of the root file system on the host.
@@ -104,6 +111,8 @@ impl Record {
     /// Whether the first process is still there: the very process, not a later one with its number, and not a zombie.
     pub fn is_alive(&self) -> bool {
         self.pid > 0
+            && self.boot_id.as_ref().is_none_or(|kept| boot_id().is_ok_and(|now| *kept == now))
+            && self.pid_namespace.is_none_or(|kept| pid_namespace().is_ok_and(|own| kept == own))
             && process_stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.ended)
     }
 
@@ -155,6 +164,25 @@ pub fn start_time(pid: i32) -> Result<u64> {
     process_stat(pid)
         .map(|stat| stat.start_time)
         .map_err(|error| Error::io("read", format!("/proc/{pid}/stat"), error))
+}
+
+/// What tells this boot of the host from every other one.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// What tells the pid namespace of this process from every other one on this host.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn pid_namespace() -> Result<u64> {
+    let path = "/proc/self/ns/pid";
+    rustix::fs::stat(path).map(|stat| stat.st_ino).map_err(|errno| Error::io("stat", path, errno))
 }
 
 /// `time` as RFC 3339 in UTC with nanoseconds, as in `2026-11-25T03:14:07.000000000Z`.
@@ -469,6 +497,8 @@ mod tests {
             id: id.into(),
             pid,
             start_time: if pid > 0 { start_time(pid).unwrap() } else { 0 },
+            boot_id: None,
+            pid_namespace: None,
             bundle: "/bundle".into(),
             rootfs: "/bundle/rootfs".into(),
             created: rfc3339(SystemTime::now()),
@@ -527,6 +557,10 @@ mod tests {
         assert_eq!(entry.status(&kept), Status::Created);
         entry.remove_gate().unwrap();
 
+        let here = Record { boot_id: boot_id().ok(), pid_namespace: pid_namespace().ok(), ..kept.clone() };
+        assert!(here.is_alive());
+        assert!(!Record { boot_id: Some("another".into()), ..kept.clone() }.is_alive());
+        assert!(!Record { pid_namespace: Some(1), ..kept.clone() }.is_alive());
         let other = Record { start_time: kept.start_time + 1, ..kept.clone() };
         assert_eq!(entry.status(&other), Status::Stopped, "the number alone is not the process");
         assert!(other.pidfd().unwrap().is_none());
