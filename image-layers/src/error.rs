@@ -13,10 +13,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A system call on a path failed.
-    #[error("{step} {}", path.display())]
+    #[error("{action} {}", path.display())]
     Io {
         /// The step, as a verb: `open`, `rename`, `mkdir`...
-        step: &'static str,
+        action: &'static str,
         /// What it was applied to.
         path: PathBuf,
         /// Why it failed.
@@ -86,7 +86,7 @@ pub enum Error {
     #[error("truncated: {what} ends early")]
     Truncated {
         /// What is too short.
-        what: &'static str,
+        what: String,
     },
     /// An archive names a member that it does not hold.
     #[error("member {member:?} not found in {}", archive.display())]
@@ -113,11 +113,13 @@ pub enum Error {
         reason: String,
     },
     /// A limit of [`Limits`](crate::Limits) was reached.
-    #[error("too large: {what} exceeds the limit of {limit}")]
-    TooLarge {
-        /// What was counted.
-        what: &'static str,
-        /// The limit.
+    #[error("too large: {what} exceeds the limit of {limit} ({name})")]
+    LimitExceeded {
+        /// What was being read.
+        what: String,
+        /// The field of `Limits`.
+        name: &'static str,
+        /// Its value.
         limit: u64,
     },
 
@@ -131,27 +133,27 @@ pub enum Error {
     },
     /// An entry of a layer leads out of the tree.
     #[error("escape: entry {entry:?} leads out of the root")]
-    Escape {
+    LayerEscape {
         /// The entry's name.
         entry: String,
     },
     /// Symbolic links that a path of a layer leads through go in circles.
     #[error("loop: too many symbolic links in {path:?}")]
-    Loop {
+    LinkLoop {
         /// The path.
         path: String,
     },
     /// The target of a hard link is not in the tree.
     #[error("hard link {entry:?}: target {target:?} not found")]
-    LinkTarget {
+    LinkTargetNotFound {
         /// The entry's name.
         entry: String,
         /// What it should link to.
         target: String,
     },
-    /// Something well formed that this crate or this host cannot do.
+    /// A layer holds something well formed that this crate or this host cannot do.
     #[error("unsupported: {what}")]
-    Unsupported {
+    UnsupportedLayer {
         /// What it is, and what to do instead where there is something.
         what: String,
     },
@@ -159,15 +161,15 @@ pub enum Error {
     #[error("checksum mismatch in {what}")]
     Checksum {
         /// Where it is.
-        what: &'static str,
+        what: String,
     },
     /// Compressed data is malformed.
-    #[error("invalid {format} data")]
+    #[error("invalid {format} data: {reason}")]
     InvalidCompression {
         /// `gzip` or `zstd`.
         format: &'static str,
         /// What the decoder says.
-        source: io::Error,
+        reason: String,
     },
     /// The index of a snapshot cannot be read: the snapshot is damaged. [`Store::verify`](crate::Store::verify) finds
     /// and repairs such snapshots.
@@ -376,19 +378,19 @@ impl Error {
             | Error::DiffIdCount { .. } => Class::Invalid,
             Error::UnsupportedAlgorithm { .. }
             | Error::UnsupportedMediaType { .. }
-            | Error::Unsupported { .. }
+            | Error::UnsupportedLayer { .. }
             | Error::ForeignLayer { .. } => Class::Unsupported,
             Error::SourceNotFound { .. }
             | Error::MemberNotFound { .. }
-            | Error::LinkTarget { .. }
+            | Error::LinkTargetNotFound { .. }
             | Error::ReferenceNotFound { .. }
             | Error::BlobNotFound { .. }
             | Error::KeyNotFound { .. } => Class::NotFound,
             Error::Truncated { .. } => Class::Truncated,
-            Error::MemberEscapes { .. } | Error::Escape { .. } => Class::Escape,
-            Error::Loop { .. } => Class::Loop,
+            Error::MemberEscapes { .. } | Error::LayerEscape { .. } => Class::Escape,
+            Error::LinkLoop { .. } => Class::Loop,
             Error::Checksum { .. } => Class::Checksum,
-            Error::TooLarge { .. } => Class::TooLarge,
+            Error::LimitExceeded { .. } => Class::TooLarge,
             Error::DigestMismatch { .. } => Class::Digest,
             Error::SizeMismatch { .. } => Class::Size,
             Error::PlatformMismatch { .. } => Class::Platform,
@@ -402,7 +404,15 @@ impl Error {
         step: &'static str,
         path: impl AsRef<Path>,
     ) -> impl FnOnce(E) -> Error {
-        move |source| Error::Io { step, path: path.as_ref().to_path_buf(), source: source.into() }
+        move |source| Error::Io { action, path: path.as_ref().to_path_buf(), source: source.into() }
+    }
+
+    /// An `Io` error, unless `source` wraps an [`Error`] from a reader further down, which is taken out as it is.
+    pub(crate) fn from_io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {
+        match source.downcast::<Error>() {
+            Ok(inner) => inner,
+            Err(source) => Error::Io { action, path: path.as_ref().to_path_buf(), source },
+        }
     }
 
     /// Adds which layer of an image it happened in; a cancelled layer stays just cancelled.

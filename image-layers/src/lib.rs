@@ -1,15 +1,20 @@
 //! OCI images as layers: import, verify, unpack into immutable snapshots, writable layers, diff and commit.
 
 mod digest;
+mod document;
 mod error;
 mod limits;
+mod media_type;
 mod platform;
 mod progress;
+mod reference;
 mod rootfs;
 
 pub use digest::{Algorithm, Digest, Digester, Verifier};
+pub use document::ImageConfig;
 pub use error::{Class, Error, Result};
 pub use limits::Limits;
 pub use platform::Platform;
 pub use progress::{Cancel, Event, Progress, Step};
+pub use reference::Reference;
 pub use rootfs::{LowerLayer, RootfsMount};

@@ -56,8 +56,6 @@ pub struct Event {
     pub bytes: u64,
     /// Bytes of the blob in total; 0 where it is not known beforehand.
     pub total: u64,
-    /// Bytes of the layer after decompression that are done; 0 while importing.
-    pub decoded: u64,
     /// Entries (files, directories, links...) that are done.
     pub entries: u64,
     /// Whether this layer is complete.
@@ -111,7 +109,6 @@ impl Control {
 #[derive(Debug, Default)]
 struct Counters {
     bytes: AtomicU64,
-    decoded: AtomicU64,
     entries: AtomicU64,
     told: AtomicU64,
 }
@@ -146,10 +143,9 @@ impl LayerControl {
         }
     }
 
-    /// `decoded` more bytes of the layer and `entries` more entries were done.
-    pub(crate) fn advance(&self, decoded: u64, entries: u64) {
-        self.counters.decoded.fetch_add(decoded, Ordering::Relaxed);
-        self.counters.entries.fetch_add(entries, Ordering::Relaxed);
+    /// `n` more entries were done.
+    pub(crate) fn entries(&self, n: u64) {
+        self.counters.entries.fetch_add(n, Ordering::Relaxed);
     }
 
     /// The layer is complete.
@@ -168,7 +164,6 @@ impl LayerControl {
             layers: self.layers,
             bytes,
             total: self.total,
-            decoded: self.counters.decoded.load(Ordering::Relaxed),
             entries: self.counters.entries.load(Ordering::Relaxed),
             done,
         });
@@ -191,7 +186,7 @@ mod tests {
         let layer = control.layer(Step::Unpack, 0, 1, 600 << 10);
         for _ in 0..6 {
             layer.read(100 << 10);
-            layer.advance(0, 1);
+            layer.entries(1);
         }
         layer.done();
         assert_eq!(
