@@ -401,7 +401,7 @@ impl Error {
 
     /// An `Io` error; for use with `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(
-        step: &'static str,
+        action: &'static str,
         path: impl AsRef<Path>,
     ) -> impl FnOnce(E) -> Error {
         move |source| Error::Io { action, path: path.as_ref().to_path_buf(), source: source.into() }
