@@ -1,5 +1,7 @@
 //! OCI images as layers: import, verify, unpack into immutable snapshots, writable layers, diff and commit.
 
+#[allow(dead_code, unused_imports)] // until store and snapshots use all of it
+mod decode;
 mod digest;
 mod document;
 mod error;
@@ -9,7 +11,10 @@ mod platform;
 mod progress;
 mod reference;
 mod rootfs;
+#[allow(dead_code, unused_imports)]
+mod tar;
 
+pub use decode::Compression;
 pub use digest::{Algorithm, Digest, Digester, Verifier};
 pub use document::ImageConfig;
 pub use error::{Class, Error, Result};

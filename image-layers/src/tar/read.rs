@@ -1,0 +1,592 @@
+//! The reader: blocks in, whole entries out.
+
+use std::io::{self, Read};
+
+use crate::{Error, Limits, Result};
+
+use super::header::{Format, Header, invalid};
+use super::pax::Records;
+use super::sparse::{self, Form, MapParser};
+use super::{BLOCK, Entry, Extent, Kind, Timestamp};
+
+/// Where the bytes of an archive come from.
+pub(crate) trait Source {
+    /// Bytes that are there; empty only at the end.
+    fn fill(&mut self) -> Result<&[u8]>;
+
+    /// Takes `n` of them away.
+    fn consume(&mut self, n: usize);
+}
+
+/// A source that can hand out what it holds without copying.
+pub(crate) trait Pieces: Source {
+    type Piece: AsRef<[u8]>;
+
+    /// Takes away and returns at most `max` bytes; `None` only at the end.
+    fn piece(&mut self, max: usize) -> Result<Option<Self::Piece>>;
+}
+
+/// A [`Source`] over any reader.
+#[derive(Debug)]
+pub(crate) struct Buffered<R> {
+    inner: R,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl<R: Read> Buffered<R> {
+    pub(crate) fn new(inner: R) -> Buffered<R> {
+        Buffered { inner, buffer: vec![0; 64 << 10].into(), start: 0, end: 0 }
+    }
+}
+
+impl<R: Read> Source for Buffered<R> {
+    fn fill(&mut self) -> Result<&[u8]> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.end = loop {
+                match self.inner.read(&mut self.buffer) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other.map_err(|e| Error::from_io("read", "archive", e))?,
+                }
+            };
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+    }
+}
+
+/// Reads an archive entry by entry.
+#[derive(Debug)]
+pub(crate) struct Reader<S> {
+    source: S,
+    limits: Limits,
+    /// Bytes consumed so far.
+    offset: u64,
+    /// Bytes of the current body that were not taken yet, and the padding behind it.
+    left: u64,
+    padding: u64,
+    entries: u64,
+    global: Records,
+    ended: bool,
+}
+
+impl<S: Source> Reader<S> {
+    pub(crate) fn new(source: S, limits: &Limits) -> Reader<S> {
+        let limits = *limits;
+        Reader {
+            source,
+            limits,
+            offset: 0,
+            left: 0,
+            padding: 0,
+            entries: 0,
+            global: Records::default(),
+            ended: false,
+        }
+    }
+
+    /// The next entry; what is left of the one before is skipped. `None` at the end of the archive, that is two zero
+    /// blocks, or the end of the data at the border of an entry.
+    ///
+    /// # Errors
+    ///
+    /// Malformed headers, data that ends early, and what exceeds the limits.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip(self.left + self.padding)?;
+        (self.left, self.padding) = (0, 0);
+        let mut records = self.global.clone();
+        let (mut long_name, mut long_link) = (None, None);
+        let mut pending = false;
+        let mut block = [0; BLOCK];
+        loop {
+            if self.ended || !self.block(&mut block)? {
+                return if pending { Err(truncated()) } else { Ok(None) };
+            }
+            if block.iter().all(|&b| b == 0) {
+                self.end_of_archive(&mut block)?;
+                continue;
+            }
+            self.entries += 1;
+            if self.entries > self.limits.entries {
+                return Err(self.exceeded("entries of the archive", "entries", self.limits.entries));
+            }
+            let header = Header::parse(&block, self.offset - BLOCK as u64)?;
+            match header.type_flag() {
+                b'x' | b'X' => {
+                    let at = format!("PAX header at byte {}", self.offset - BLOCK as u64);
+                    let data = self.extension(&header)?;
+                    records.parse(&data, &at)?;
+                }
+                b'g' => {
+                    let at = format!("global PAX header at byte {}", self.offset - BLOCK as u64);
+                    let data = self.extension(&header)?;
+                    self.global.parse(&data, &at)?;
+                    records = self.global.clone();
+                    continue;
+                }
+                b'L' => long_name = Some(self.long(&header)?),
+                b'K' => long_link = Some(self.long(&header)?),
+                // A volume label is no file, and Solaris' ACLs have no meaning here.
+                b'V' | b'A' => {
+                    let size = header.size(|| "volume label".to_owned())?;
+                    self.skip(padded(size)?)?;
+                    continue;
+                }
+                _ => return self.entry(&header, records, long_name, long_link).map(Some),
+            }
+            pending = true;
+        }
+    }
+
+    /// Bytes of the current body as stored; less than the file's size if it is sparse.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Where in the archive the next byte stands.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// More of the current body; empty when all of it was taken.
+    pub(crate) fn body(&mut self) -> Result<&[u8]> {
+        let left = self.left;
+        if left == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.source.fill()?;
+        if bytes.is_empty() {
+            return Err(truncated());
+        }
+        Ok(&bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))])
+    }
+
+    /// Takes away bytes that [`body`](Reader::body) returned.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.source.consume(n);
+        self.left -= n as u64;
+        self.offset += n as u64;
+    }
+
+    /// Reads on to the end of the data. Whatever stands behind the archive counts for the digests only.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        loop {
+            let n = self.source.fill()?.len();
+            if n == 0 {
+                return Ok(());
+            }
+            self.source.consume(n);
+            self.offset += n as u64;
+        }
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header<'_>,
+        records: Records,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Entry> {
+        let Records { path, link, size, uid, gid, mtime, xattrs, sparse } = records;
+        let name = sparse.name.clone().or(path).or(long_name).unwrap_or_else(|| header.name());
+        let at = || String::from_utf8_lossy(&name).into_owned();
+        let target = link.or(long_link).unwrap_or_else(|| header.link().to_vec());
+        for text in [&name, &target] {
+            if text.len() as u64 > self.limits.name_bytes {
+                return Err(self.exceeded("a path in the archive", "name_bytes", self.limits.name_bytes));
+            }
+        }
+        if name.is_empty() {
+            return Err(invalid(format!("entry at byte {}", self.offset - BLOCK as u64), "empty name"));
+        }
+        let xattr_bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if xattr_bytes as u64 > self.limits.xattr_bytes {
+            return Err(self.exceeded(
+                "the extended attributes of an entry",
+                "xattr_bytes",
+                self.limits.xattr_bytes,
+            ));
+        }
+        let stored = match size {
+            Some(size) => size,
+            None => header.size(at)?,
+        };
+        let mut entry = Entry {
+            kind: Kind::File,
+            mode: header.mode(at)?,
+            uid: uid.map_or_else(|| header.uid(at), Ok)?,
+            gid: gid.map_or_else(|| header.gid(at), Ok)?,
+            mtime: match mtime {
+                Some(mtime) => mtime,
+                None => Timestamp { secs: header.mtime(at)?, nanos: 0 },
+            },
+            size: 0,
+            xattrs,
+            sparse: None,
+            name: Vec::new(),
+        };
+        let device = || header.device(at);
+        let mut body = 0;
+        match header.type_flag() {
+            // Old writers have no type for directories: the name ends in a slash.
+            0 | b'0' if name.ends_with(b"/") => entry.kind = Kind::Directory,
+            0 | b'0' | b'7' | b'S' => body = stored,
+            b'1' => entry.kind = Kind::HardLink { target },
+            b'2' => entry.kind = Kind::Symlink { target },
+            b'3' => entry.kind = device().map(|(major, minor)| Kind::Char { major, minor })?,
+            b'4' => entry.kind = device().map(|(major, minor)| Kind::Block { major, minor })?,
+            b'5' => entry.kind = Kind::Directory,
+            // GNU's incremental dumps list the directory's names in the body.
+            b'D' => (entry.kind, body) = (Kind::Directory, stored),
+            b'6' => entry.kind = Kind::Fifo,
+            flag => {
+                let what = format!("tar entry {:?} of type {:?}", at(), char::from(flag));
+                return Err(Error::UnsupportedLayer { what });
+            }
+        }
+        if let Kind::Symlink { target } | Kind::HardLink { target } = &entry.kind
+            && target.is_empty()
+        {
+            return Err(invalid(at(), "link without a target"));
+        }
+        self.left = body;
+        self.padding = padded(body)? - body;
+        if entry.kind == Kind::File {
+            entry.size = body;
+            let old = header.type_flag() == b'S' && header.format() == Format::Gnu;
+            if let Some((extents, real_size)) = self.sparse_map(header, old, &sparse, &at)? {
+                sparse::check(&extents, real_size, self.left).map_err(|reason| invalid(at(), reason))?;
+                entry.size = real_size;
+                entry.sparse = Some(extents);
+            }
+        }
+        entry.name = name;
+        Ok(entry)
+    }
+
+    /// The map of a sparse file in whichever of the four encodings, and the file's real size.
+    fn sparse_map(
+        &mut self,
+        header: &Header<'_>,
+        old: bool,
+        pax: &sparse::PaxSparse,
+        at: &impl Fn() -> String,
+    ) -> Result<Option<(Vec<Extent>, u64)>> {
+        if old {
+            let real_size = header.number(483, 12, at)?;
+            let real_size = u64::try_from(real_size).map_err(|_| invalid(at(), "negative size"))?;
+            let mut extents = Vec::new();
+            old_extents(header, 386, 4, &mut extents, at)?;
+            let mut more = header.byte(482) != 0;
+            let mut block = [0; BLOCK];
+            while more {
+                if !self.block(&mut block)? {
+                    return Err(truncated());
+                }
+                if (extents.len() * 24) as u64 > self.limits.header_bytes {
+                    return Err(self.exceeded(
+                        "the map of a sparse file",
+                        "header_bytes",
+                        self.limits.header_bytes,
+                    ));
+                }
+                let map = Header::unchecked(&block);
+                old_extents(&map, 0, 21, &mut extents, at)?;
+                more = map.byte(504) != 0;
+            }
+            return Ok(Some((extents, real_size)));
+        }
+        let extents = match pax.form() {
+            None => return Ok(None),
+            Some(Form::InRecords) => pax.extents().ok_or_else(|| invalid(at(), "odd sparse map"))?,
+            Some(Form::InBody) => self.map_in_body(at)?,
+            Some(Form::Unknown) => {
+                let what = format!("sparse format of {:?}", at());
+                return Err(Error::UnsupportedLayer { what });
+            }
+        };
+        let real_size = pax.real_size.ok_or_else(|| invalid(at(), "sparse file without its size"))?;
+        Ok(Some((extents, real_size)))
+    }
+
+    fn map_in_body(&mut self, at: &impl Fn() -> String) -> Result<Vec<Extent>> {
+        let mut map = MapParser::default();
+        let mut read = 0u64;
+        let mut complete = false;
+        while !complete {
+            let bytes = self.body()?;
+            if bytes.is_empty() {
+                return Err(invalid(at(), "sparse map ends early"));
+            }
+            let mut n = 0;
+            for &byte in bytes {
+                n += 1;
+                complete = map.push(byte).ok_or_else(|| invalid(at(), "malformed sparse map"))?;
+                if complete {
+                    break;
+                }
+            }
+            self.consume(n);
+            read += n as u64;
+            if read > self.limits.header_bytes {
+                return Err(self.exceeded(
+                    "the map of a sparse file",
+                    "header_bytes",
+                    self.limits.header_bytes,
+                ));
+            }
+        }
+        // The data starts at the next block.
+        let mut rest = padded(read)? - read;
+        if rest > self.left {
+            return Err(invalid(at(), "sparse map ends early"));
+        }
+        while rest > 0 {
+            let n = self.body()?.len().min(rest as usize);
+            self.consume(n);
+            rest -= n as u64;
+        }
+        Ok(map.extents())
+    }
+
+    /// After the first zero block: the second one, or the end of the data, ends the archive.
+    fn end_of_archive(&mut self, block: &mut [u8; BLOCK]) -> Result<()> {
+        let at = self.offset;
+        if self.block(block)? && block.iter().any(|&b| b != 0) {
+            return Err(invalid(
+                format!("byte {at}"),
+                "a lone zero block between entries, the archive is damaged",
+            ));
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// The body of an extended header.
+    fn extension(&mut self, header: &Header<'_>) -> Result<Vec<u8>> {
+        let at = self.offset - BLOCK as u64;
+        let size = header.size(|| format!("extended header at byte {at}"))?;
+        if size > self.limits.header_bytes {
+            return Err(self.exceeded("an extended tar header", "header_bytes", self.limits.header_bytes));
+        }
+        let mut data = Vec::with_capacity(size as usize);
+        (self.left, self.padding) = (size, padded(size)? - size);
+        while self.left > 0 {
+            let bytes = self.body()?;
+            let n = bytes.len();
+            data.extend_from_slice(bytes);
+            self.consume(n);
+        }
+        self.skip(self.padding)?;
+        self.padding = 0;
+        Ok(data)
+    }
+
+    /// A GNU long name or link target.
+    fn long(&mut self, header: &Header<'_>) -> Result<Vec<u8>> {
+        let at = self.offset - BLOCK as u64;
+        let mut data = self.extension(header)?;
+        data.truncate(data.iter().position(|&b| b == 0).unwrap_or(data.len()));
+        if data.is_empty() {
+            return Err(invalid(format!("long name at byte {at}"), "empty name"));
+        }
+        Ok(data)
+    }
+
+    /// Fills `block`; `false` at the end of the data.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+        let mut have = 0;
+        while have < BLOCK {
+            let bytes = self.source.fill()?;
+            if bytes.is_empty() {
+                return if have == 0 { Ok(false) } else { Err(truncated()) };
+            }
+            let n = bytes.len().min(BLOCK - have);
+            block[have..have + n].copy_from_slice(&bytes[..n]);
+            self.source.consume(n);
+            have += n;
+        }
+        self.offset += BLOCK as u64;
+        Ok(true)
+    }
+
+    fn skip(&mut self, mut n: u64) -> Result<()> {
+        self.offset += n;
+        while n > 0 {
+            let have = self.source.fill()?.len();
+            if have == 0 {
+                return Err(truncated());
+            }
+            let now = have.min(usize::try_from(n).unwrap_or(usize::MAX));
+            self.source.consume(now);
+            n -= now as u64;
+        }
+        Ok(())
+    }
+
+    fn exceeded(&self, what: &str, name: &'static str, limit: u64) -> Error {
+        Error::LimitExceeded { what: what.to_owned(), name, limit }
+    }
+}
+
+impl<S: Pieces> Reader<S> {
+    /// More of the current body without copying it; `None` when all of it was taken.
+    pub(crate) fn piece(&mut self) -> Result<Option<S::Piece>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let max = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let piece = self.source.piece(max)?.ok_or_else(truncated)?;
+        let n = piece.as_ref().len();
+        self.left -= n as u64;
+        self.offset += n as u64;
+        Ok(Some(piece))
+    }
+}
+
+fn old_extents(
+    header: &Header<'_>,
+    start: usize,
+    count: usize,
+    extents: &mut Vec<Extent>,
+    at: &impl Fn() -> String,
+) -> Result<()> {
+    for i in 0..count {
+        let field = start + i * 24;
+        if header.byte(field) == 0 && header.byte(field + 12) == 0 {
+            break;
+        }
+        let part = |start| {
+            u64::try_from(header.number(start, 12, at)?)
+                .map_err(|_| invalid(at(), "negative offset in a sparse map"))
+        };
+        extents.push(Extent { offset: part(field)?, len: part(field + 12)? });
+    }
+    Ok(())
+}
+
+/// `size` rounded up to whole blocks.
+fn padded(size: u64) -> Result<u64> {
+    size.checked_next_multiple_of(BLOCK as u64)
+        .filter(|&size| size <= i64::MAX as u64)
+        .ok_or_else(|| invalid(format!("entry of {size} bytes"), "size out of range"))
+}
+
+fn truncated() -> Error {
+    Error::Truncated { what: "tar archive".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(name: &[u8], flag: u8, size: u64) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        block[..name.len()].copy_from_slice(name);
+        block[100..107].copy_from_slice(b"0000644");
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[136..147].copy_from_slice(b"00000001750");
+        block[156] = flag;
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        sum(block)
+    }
+
+    fn sum(mut block: [u8; BLOCK]) -> [u8; BLOCK] {
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block
+    }
+
+    fn file(name: &str, data: &[u8]) -> Vec<u8> {
+        let mut out = header(name.as_bytes(), b'0', data.len() as u64).to_vec();
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(BLOCK), 0);
+        out
+    }
+
+    fn read(data: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut reader = Reader::new(Buffered::new(data), &Limits::default());
+        let mut all = Vec::new();
+        while let Some(entry) = reader.next()? {
+            let mut body = Vec::new();
+            loop {
+                let bytes = reader.body()?;
+                let n = bytes.len();
+                if n == 0 {
+                    break;
+                }
+                body.extend_from_slice(bytes);
+                reader.consume(n);
+            }
+            all.push((String::from_utf8(entry.name).unwrap(), body));
+        }
+        Ok(all)
+    }
+
+    fn pair(name: &str, data: &[u8]) -> (String, Vec<u8>) {
+        (name.to_owned(), data.to_vec())
+    }
+
+    #[test]
+    fn ends_at_an_entry_or_zero_blocks() {
+        let a = file("a", b"one");
+        assert_eq!(read(&a).unwrap(), [pair("a", b"one")]);
+        assert_eq!(read(&[&a[..], &[0; 512]].concat()).unwrap(), [pair("a", b"one")]);
+        assert_eq!(read(&[&a[..], &[0; 1024], &a[..]].concat()).unwrap(), [pair("a", b"one")]);
+        assert!(read(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_broken_is_an_error() {
+        let a = file("a", b"one");
+        assert!(matches!(read(&a[..600]), Err(Error::Truncated { .. })));
+        assert!(matches!(read(&a[..100]), Err(Error::Truncated { .. })));
+        let lone = [&a[..], &[0; 512], &a[..]].concat();
+        assert!(matches!(read(&lone), Err(Error::InvalidLayer { .. })));
+        let mut damaged = a.clone();
+        damaged[0] ^= 1;
+        assert!(matches!(read(&damaged), Err(Error::InvalidLayer { .. })));
+        assert!(matches!(read(&header(b"m", b'M', 0)), Err(Error::UnsupportedLayer { .. })));
+        assert!(matches!(read(&header(b"x", b'x', 5 << 20)), Err(Error::LimitExceeded { .. })));
+        let dangling = [&header(b"x", b'x', 9)[..], b"9 path=b\n", &[0; 503]].concat();
+        assert!(matches!(read(&dangling), Err(Error::Truncated { .. })));
+    }
+
+    #[test]
+    fn global_records_hold_until_taken_back() {
+        let pax = |flag, records: &str| {
+            let mut out = header(b"pax", flag, records.len() as u64).to_vec();
+            out.extend_from_slice(records.as_bytes());
+            out.resize(out.len().next_multiple_of(BLOCK), 0);
+            out
+        };
+        let data = [
+            pax(b'g', "17 path=everyone\n"),
+            file("a", b"1"),
+            pax(b'x', "9 path=b\n"),
+            file("x", b"2"),
+            pax(b'x', "8 path=\n"),
+            file("c", b"3"),
+        ]
+        .concat();
+        assert_eq!(read(&data).unwrap(), [pair("everyone", b"1"), pair("b", b"2"), pair("c", b"3")]);
+    }
+
+    #[test]
+    fn pax_size_decides_what_is_skipped() {
+        let inner = file("smuggled", b"evil");
+        let mut data = header(b"pax", b'x', 13).to_vec();
+        data.extend_from_slice(format!("13 size={}\n", inner.len()).as_bytes());
+        data.resize(1024, 0);
+        data.extend_from_slice(&header(b"data", b'0', 0));
+        data.extend_from_slice(&inner);
+        data.extend_from_slice(&file("after", b"a"));
+        assert_eq!(read(&data).unwrap(), [pair("data", &inner), pair("after", b"a")]);
+    }
+}
