@@ -2,13 +2,18 @@
 
 mod capability;
 mod error;
+mod features;
 mod id_map;
 mod mount_options;
+pub mod seccomp;
 pub mod state;
 mod step;
+mod user;
 
 pub use capability::CapabilitySets;
 pub use error::{Error, Result};
+pub use features::features;
 pub use id_map::{IdMapping, SubordinateRange};
 pub use oci_spec;
 pub use step::Step;
+pub use user::ResolvedUser;
