@@ -54,7 +54,12 @@ pub struct Digest {
 impl Digest {
     /// The SHA-256 digest of `content`.
     pub fn sha256(content: &[u8]) -> Digest {
-        let mut digester = Digester::new(Algorithm::Sha256);
+        Digest::of(Algorithm::Sha256, content)
+    }
+
+    /// The digest of `content`.
+    pub fn of(algorithm: Algorithm, content: &[u8]) -> Digest {
+        let mut digester = Digester::new(algorithm);
         digester.update(content);
         digester.finish()
     }

@@ -17,6 +17,8 @@ pub struct Limits {
     pub layers: usize,
     /// Members of an image archive. Default 100,000.
     pub members: u64,
+    /// Decoded bytes of a compressed archive of images. Default 1 TiB.
+    pub archive_bytes: u64,
     /// Entries of one layer. Default 20 million.
     pub entries: u64,
     /// Bytes of one path or link target. Default 64 KiB.
@@ -41,6 +43,7 @@ impl Default for Limits {
             index_depth: 8,
             layers: 4096,
             members: 100_000,
+            archive_bytes: 1 << 40,
             entries: 20_000_000,
             name_bytes: 64 << 10,
             xattr_bytes: 1 << 20,

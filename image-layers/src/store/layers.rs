@@ -1,0 +1,226 @@
+//! Writable layers: what a container changes, over the snapshots of an image that nobody changes.
+
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Control;
+use crate::snapshot::{self, SnapshotKind};
+use crate::{Digest, Error, Image, Result, RootfsMount};
+
+use super::lease::{Lease, Root};
+use super::{Store, lock, names_in, sync_directory, write_file};
+
+/// `layer.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LayerDocument {
+    pub(super) image: Digest,
+    pub(super) chain_ids: Vec<Digest>,
+    pub(super) backend: String,
+}
+
+/// The writable layer of one container. While it is open, no process can remove it.
+///
+/// Dropping it leaves the layer in the store, from where [`Store::layer`] gets it back by its key.
+#[derive(Debug)]
+pub struct WritableLayer {
+    pub(crate) store: Store,
+    key: String,
+    image: Digest,
+    chain_ids: Vec<Digest>,
+    mount: RootfsMount,
+    /// Locked, shared, for as long as this lives.
+    lock: File,
+}
+
+/// A read-only root filesystem of an image, kept for as long as this lives.
+#[derive(Debug)]
+pub struct View {
+    mount: RootfsMount,
+    _lease: Lease,
+}
+
+impl View {
+    /// How to mount it.
+    pub fn mount(&self) -> &RootfsMount {
+        &self.mount
+    }
+}
+
+impl Store {
+    /// Makes a writable layer over `image` for a container called `key`, after unpacking what is not unpacked yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`], [`Error::KeyExists`]; whatever is wrong with the layers, as [`Error::Layer`];
+    /// [`Error::Io`].
+    pub fn prepare(&self, image: &Image, key: &str) -> Result<WritableLayer> {
+        self.prepare_with(image, key, &Control::default())
+    }
+
+    pub(crate) fn prepare_with(&self, image: &Image, key: &str, control: &Control) -> Result<WritableLayer> {
+        let place = self.layer_path(key)?;
+        if place.exists() {
+            return Err(Error::KeyExists { key: key.to_owned() });
+        }
+        let lease = self.lease()?;
+        let chain = self.unpack_under(&lease, image, control)?;
+        let scratch = lease.fresh_directory()?;
+        let data = scratch.join("data");
+        fs::DirBuilder::new().mode(0o755).create(&data).map_err(Error::io("create", &data))?;
+        snapshot::snapshotter(self.backend()).prepare(&chain, &data)?;
+        let document = LayerDocument {
+            image: image.digest().clone(),
+            chain_ids: image.config().chain_ids(),
+            backend: self.backend().to_string(),
+        };
+        let bytes = serde_json::to_vec(&document)
+            .map_err(|e| Error::InvalidDocument { what: format!("layer {key}"), reason: e.to_string() })?;
+        write_file(&scratch.join("layer.json"), &bytes)?;
+        match renameat_with(CWD, &scratch, CWD, &place, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(Error::KeyExists { key: key.to_owned() }),
+            Err(e) => return Err(Error::io("rename", &place)(e)),
+        }
+        sync_directory(&self.path().join("layers"))?;
+        self.layer(key)
+    }
+
+    /// Opens the writable layer `key` again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`], [`Error::KeyNotFound`]; [`Error::InUse`] while it is being removed; [`Error::Io`].
+    pub fn layer(&self, key: &str) -> Result<WritableLayer> {
+        let path = self.layer_path(key)?;
+        let missing = || Error::KeyNotFound { key: key.to_owned() };
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+            Err(e) => return Err(Error::io("open", &path)(e)),
+        };
+        if !lock::try_shared(&lock).map_err(Error::io("lock", &path))? {
+            return Err(Error::InUse { what: format!("writable layer {key:?}") });
+        }
+        let document = LayerDocument::read(&path).map_err(|e| if path.exists() { e } else { missing() })?;
+        let kind = document.kind()?;
+        let store = self.with_backend(kind);
+        // They are there, unless the machine crashed or the store was repaired. Then they are made again.
+        let chain_ids = &document.chain_ids;
+        if !chain_ids.iter().all(|id| store.snapshot_path(id).join("data").exists()) {
+            let lease = store.lease()?;
+            let image = Image::by_digest(&store, &document.image)?;
+            store.unpack_under(&lease, &image, &Control::default())?;
+        }
+        let chain = store.chain_paths(chain_ids);
+        let mount = snapshot::snapshotter(kind).mount(&chain, &path.join("data"))?;
+        let LayerDocument { image, chain_ids, .. } = document;
+        Ok(WritableLayer { store, key: key.to_owned(), image, chain_ids, mount, lock })
+    }
+
+    /// The keys of all writable layers.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn layers(&self) -> Result<Vec<String>> {
+        names_in(&self.path().join("layers"))
+    }
+
+    /// A read-only root filesystem of `image`, after unpacking what is not unpacked yet.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the layers, as [`Error::Layer`]; [`Error::Io`].
+    pub fn view(&self, image: &Image) -> Result<View> {
+        let lease = self.lease()?;
+        let chain = self.unpack_under(&lease, image, &Control::default())?;
+        let mount = match chain.is_empty() {
+            // An image without layers is an empty directory.
+            true => RootfsMount::Directory { source: lease.fresh_directory()?, read_only: true },
+            false => snapshot::snapshotter(self.backend()).view(&chain)?,
+        };
+        Ok(View { mount, _lease: lease })
+    }
+
+    fn layer_path(&self, key: &str) -> Result<PathBuf> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let valid = (1..=128).contains(&key.len())
+            && key.bytes().all(plain)
+            && key.as_bytes()[0].is_ascii_alphanumeric();
+        match valid {
+            true => Ok(self.path().join("layers").join(key)),
+            false => Err(Error::InvalidKey { key: key.chars().take(200).collect() }),
+        }
+    }
+
+    pub(super) fn chain_paths(&self, chain_ids: &[Digest]) -> Vec<PathBuf> {
+        chain_ids.iter().map(|id| self.snapshot_path(id).join("data")).collect()
+    }
+
+    fn with_backend(&self, kind: SnapshotKind) -> Store {
+        let inner = super::Inner { path: self.path().to_owned(), kind };
+        Store { inner: std::sync::Arc::new(inner) }
+    }
+}
+
+impl LayerDocument {
+    pub(super) fn read(layer: &Path) -> Result<LayerDocument> {
+        let path = layer.join("layer.json");
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::InvalidDocument { what: path.display().to_string(), reason: e.to_string() })
+    }
+
+    fn kind(&self) -> Result<SnapshotKind> {
+        self.backend.parse()
+    }
+
+    pub(super) fn roots(&self) -> impl Iterator<Item = Root> {
+        self.chain_ids.iter().cloned().map(Root::Snapshot).chain([Root::Image(self.image.clone())])
+    }
+}
+
+impl WritableLayer {
+    /// The name it was made with.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The digest of the image it is over. The image's content stays while the layer exists.
+    pub fn image(&self) -> &Digest {
+        &self.image
+    }
+
+    /// How to mount the root filesystem of the container.
+    pub fn mount(&self) -> &RootfsMount {
+        &self.mount
+    }
+
+    /// Removes the layer with all that was written to it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while another handle, in this process or another one, has it open; then it stays. [`Error::Io`].
+    pub fn remove(self) -> Result<()> {
+        let path = self.path();
+        if !lock::try_exclusive(&self.lock).map_err(Error::io("lock", &path))? {
+            return Err(Error::InUse { what: format!("writable layer {:?}", self.key) });
+        }
+        // First it goes from its place as a whole. What a kill leaves behind is swept with the lease.
+        let trash = self.store.lease()?;
+        trash.discard(&path)
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.store.path().join("layers").join(&self.key)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    pub(crate) fn chain(&self) -> Vec<PathBuf> {
+        self.store.chain_paths(&self.chain_ids)
+    }
+}
