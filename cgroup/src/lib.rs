@@ -1,1 +1,37 @@
 //! Control groups for programs that run other programs: limits that hold, figures that are true, on v1, v2, hybrid and systemd.
+
+mod check;
+mod controller;
+mod convert;
+mod devices;
+mod dir;
+mod error;
+mod freeze;
+mod group;
+mod hierarchy;
+mod hugetlb;
+mod kill;
+mod limits;
+mod parse;
+mod path;
+mod proc;
+mod remove;
+mod setting;
+mod stats;
+mod v1;
+mod v2;
+
+pub use controller::{Controller, Controllers, Version};
+pub use devices::{Access, DeviceKind, DeviceRule};
+pub use error::{Error, Result};
+pub use group::{Cgroup, Entry, Skipped};
+pub use hierarchy::{Hierarchy, Mode, Mount};
+pub use limits::{
+    CpuLimits, CpuWeight, CpusetLimits, DeviceNumber, HugetlbLimits, IoLimits, IoRates, IoWeight, Limits,
+    Max, MemoryLimits, NetworkLimits, RdmaLimits, Swap,
+};
+pub use path::CgroupPath;
+pub use rustix::process::Signal;
+pub use stats::{
+    CpuStats, HugetlbStats, IoDevice, IoStats, MemoryStats, PidsStats, Pressure, PressureAverages, Stats,
+};

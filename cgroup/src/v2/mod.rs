@@ -1,0 +1,4 @@
+//! The unified hierarchy: Documentation/admin-guide/cgroup-v2.rst of the kernel.
+
+pub(crate) mod limits;
+pub(crate) mod stats;
