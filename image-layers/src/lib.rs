@@ -1,6 +1,8 @@
 //! OCI images as layers: import, verify, unpack into immutable snapshots, writable layers, diff and commit.
 
 #[allow(dead_code, unused_imports)] // until store and snapshots use all of it
+mod apply;
+#[allow(dead_code, unused_imports)]
 mod decode;
 mod digest;
 mod document;
@@ -11,6 +13,9 @@ mod platform;
 mod progress;
 mod reference;
 mod rootfs;
+#[allow(dead_code, unused_imports)]
+mod snapshot;
+mod sys;
 #[allow(dead_code, unused_imports)]
 mod tar;
 
@@ -23,3 +28,4 @@ pub use platform::Platform;
 pub use progress::{Cancel, Event, Progress, Step};
 pub use reference::Reference;
 pub use rootfs::{LowerLayer, RootfsMount};
+pub use snapshot::{SnapshotKind, SnapshotProbe, probe_snapshots};

@@ -1,0 +1,136 @@
+//! Removing trees: by descriptor and single component, whatever their modes and depth.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+use crate::Error;
+
+use super::metadata::open_directory;
+
+/// Removes `path` with all below it; nothing is followed, and it is no error if it is not there.
+pub(crate) fn remove_tree(path: &Path) -> crate::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(name) = path.file_name() else { return Ok(()) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let removed = rustix::fs::open(parent, flags, Mode::empty())
+        .and_then(|dir| remove_at(dir.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)));
+    match removed {
+        Err(Errno::NOENT) => Ok(()),
+        other => other.map_err(Error::io("remove", path)),
+    }
+}
+
+/// Removes an entry of an open directory with all below it.
+pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return other,
+    }
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
+        other => return other,
+    }
+    // A stack of open directories would be as deep as the tree; instead every directory is emptied of what is not a
+    // directory, and the deeper ones are hoisted into the first, so that two descriptors do.
+    let top = accessible(dir, name)?;
+    let mut hoisted = 0u64;
+    loop {
+        let mut inner = None;
+        for entry in entries(&top)? {
+            let (entry, kind) = entry?;
+            if kind != FileType::Directory {
+                rustix::fs::unlinkat(&top, &entry[..], AtFlags::empty())?;
+            } else if rustix::fs::unlinkat(&top, &entry[..], AtFlags::REMOVEDIR).is_err() {
+                inner = Some(entry);
+                break;
+            }
+        }
+        let Some(inner) = inner else { break };
+        let opened = accessible(top.as_fd(), &inner)?;
+        for entry in entries(&opened)? {
+            let (entry, kind) = entry?;
+            if kind != FileType::Directory {
+                rustix::fs::unlinkat(&opened, &entry[..], AtFlags::empty())?;
+            } else if rustix::fs::unlinkat(&opened, &entry[..], AtFlags::REMOVEDIR).is_err() {
+                // Renaming a directory needs write permission on it, for its `..`.
+                drop(accessible(opened.as_fd(), &entry)?);
+                loop {
+                    let name = format!(".removed-{hoisted}");
+                    hoisted += 1;
+                    match rustix::fs::renameat(&opened, &entry[..], &top, name.as_str()) {
+                        Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => {}
+                        other => break other?,
+                    }
+                }
+            }
+        }
+        rustix::fs::unlinkat(&top, &inner[..], AtFlags::REMOVEDIR)?;
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Opens a directory for emptying it, even if its mode locks its owner out.
+fn accessible(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    if !rustix::process::geteuid().is_root() {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        let path = super::metadata::through_proc(opened.as_fd(), b"");
+        rustix::fs::chmod(&path[..path.len() - 1], Mode::RWXU)?;
+    }
+    open_directory(dir, name)
+}
+
+/// Names and kinds, without `.` and `..`.
+fn entries(dir: &OwnedFd) -> Result<impl Iterator<Item = Result<(Vec<u8>, FileType)>>> {
+    let listed = Dir::read_from(dir)?;
+    let dir = dir.try_clone().map_err(|_| Errno::MFILE)?;
+    Ok(listed.filter_map(move |entry| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            return None;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(error) => return Some(Err(error)),
+            },
+            kind => kind,
+        };
+        Some(Ok((name.to_vec(), kind)))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn deep_wide_and_locked_trees_go() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        let mut at = root.clone();
+        for i in 0..60 {
+            fs::create_dir_all(at.join("side/x/y")).unwrap();
+            fs::write(at.join("side/x/file"), b"").unwrap();
+            fs::write(at.join(".removed-0"), b"").unwrap();
+            std::os::unix::fs::symlink("/", at.join("link")).unwrap();
+            at = at.join(format!("d{i}"));
+        }
+        fs::create_dir_all(&at).unwrap();
+        fs::set_permissions(root.join("side/x"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("d0/d1"), fs::Permissions::from_mode(0o500)).unwrap();
+        remove_tree(&root).unwrap();
+        assert!(!root.exists());
+        remove_tree(&root).unwrap();
+    }
+}

@@ -1,0 +1,186 @@
+//! Each layer a directory with overlayfs markers.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::apply::index;
+use crate::apply::merge::Merged;
+use crate::apply::metadata::{self, Ownership, open_directory};
+use crate::apply::place::{Directory, Markers, metadata_of};
+use crate::apply::settle::settle;
+use crate::apply::stage::stage;
+use crate::apply::tree::{NodeId, Tree};
+use crate::apply::writers::Writers;
+use crate::decode::run_ahead;
+use crate::tar::Reader;
+use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
+
+use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
+
+#[derive(Debug)]
+pub(super) struct Overlay;
+
+/// Name of the content inside a snapshot.
+const CONTENT: &str = "fs";
+
+impl Snapshotter for Overlay {
+    fn kind(&self) -> SnapshotKind {
+        SnapshotKind::Overlay
+    }
+
+    fn content(&self) -> &'static str {
+        CONTENT
+    }
+
+    fn stage(&self, blob: Blob<'_>, scratch: &Path) -> Result<Tree> {
+        stage_directory(blob, &scratch.join(CONTENT))
+    }
+
+    fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, umask_is_zero: bool) -> Result<()> {
+        settle_directory(tree, below, &scratch.join(CONTENT), markers(), umask_is_zero)
+    }
+
+    fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
+        prepare_upper(chain, writable)?;
+        self.mount(chain, writable)
+    }
+
+    fn mount(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
+        Ok(mount(lower(chain, |dir| LowerLayer::Directory(dir.join(CONTENT)))?, Some(writable)))
+    }
+
+    fn view(&self, chain: &[PathBuf]) -> Result<RootfsMount> {
+        let mut lower = lower(chain, |dir| LowerLayer::Directory(dir.join(CONTENT)))?;
+        match (lower.pop(), lower.is_empty()) {
+            (Some(LowerLayer::Directory(source)), true) => {
+                Ok(RootfsMount::Directory { source, read_only: true })
+            }
+            (Some(bottom), false) => {
+                lower.push(bottom);
+                Ok(mount(lower, None))
+            }
+            _ => Err(no_layers()),
+        }
+    }
+
+    fn diff(&self, _chain: &[PathBuf], _writable: &Path, _out: &mut dyn Write) -> Result<DiffStats> {
+        Err(Error::UnsupportedLayer { what: "diff".to_owned() })
+    }
+}
+
+/// Reads a layer into a new directory.
+pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path) -> Result<Tree> {
+    let Blob { reader, diff_id, control, writers, umask_is_zero } = blob;
+    let root = new_root(dir)?;
+    let owners = Ownership::of_process();
+    let writers = Writers::new(writers, owners);
+    let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
+        writers.run(|| {
+            let mut sink = Directory::new(root, &writers, owners, umask_is_zero);
+            stage(Reader::new(ahead, control.limits()), &mut sink, control)
+        })
+    })?;
+    check_diff_id(diff_id, digest)?;
+    Ok(tree)
+}
+
+pub(super) fn settle_directory(
+    tree: &mut Tree,
+    below: &Merged,
+    dir: &Path,
+    markers: Markers,
+    umask_is_zero: bool,
+) -> Result<()> {
+    let root = open_directory(rustix::fs::CWD, dir.as_os_str().as_encoded_bytes())
+        .map_err(Error::io("open", dir))?;
+    let owners = Ownership::of_process();
+    let writers = Writers::new(0, owners);
+    let mut sink = Directory::new(root, &writers, owners, umask_is_zero);
+    settle(tree, below, &mut sink)?;
+    sink.complete(tree, markers)
+}
+
+pub(super) fn check_diff_id(expected: &Digest, actual: Digest) -> Result<()> {
+    if *expected == actual {
+        return Ok(());
+    }
+    Err(Error::DigestMismatch {
+        what: "decoded layer (DiffID)".to_owned(),
+        expected: expected.clone(),
+        actual,
+    })
+}
+
+/// Makes the root of a tree. Whatever the store's directory hands down (a set-group-id bit, default ACLs) is taken off,
+/// or all entries would inherit it.
+pub(super) fn new_root(dir: &Path) -> Result<std::os::fd::OwnedFd> {
+    let make = || {
+        rustix::fs::mkdir(dir, rustix::fs::Mode::RWXU)?;
+        let root = open_directory(rustix::fs::CWD, dir.as_os_str().as_encoded_bytes())?;
+        rustix::fs::fchmod(&root, rustix::fs::Mode::RWXU)?;
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            let _ = rustix::fs::fremovexattr(&root, acl);
+        }
+        Ok(root)
+    };
+    make().map_err(Error::io::<rustix::io::Errno>("make", dir))
+}
+
+/// The upper and work directories of an overlay. The upper root is what the container sees as its root, so it gets the
+/// metadata of the image's.
+pub(super) fn prepare_upper(chain: &[PathBuf], writable: &Path) -> Result<()> {
+    let upper = new_root(&writable.join("upper"))?;
+    drop(new_root(&writable.join("work"))?);
+    let root = match chain.last() {
+        Some(top) => index::read_root(&top.join(index::FILE))?,
+        None => Tree::new(),
+    };
+    let meta = metadata_of(&root, NodeId::ROOT);
+    metadata::finish_file(std::os::fd::AsFd::as_fd(&upper), &meta, Ownership::of_process(), false)
+        .map_err(Error::io("set metadata of", writable))
+}
+
+/// What is to be stacked, the top one first. An opaque root hides all below it; overlayfs does not know that for roots.
+pub(super) fn lower(chain: &[PathBuf], layer: impl Fn(&Path) -> LowerLayer) -> Result<Vec<LowerLayer>> {
+    let mut lower = Vec::new();
+    for dir in chain.iter().rev() {
+        lower.push(layer(dir));
+        let root = index::read_root(&dir.join(index::FILE))?;
+        if root.node(NodeId::ROOT).has(crate::apply::tree::flags::OPAQUE) {
+            break;
+        }
+    }
+    Ok(lower)
+}
+
+pub(super) fn mount(lower: Vec<LowerLayer>, writable: Option<&Path>) -> RootfsMount {
+    let (upper, work) = (writable.map(|dir| dir.join("upper")), writable.map(|dir| dir.join("work")));
+    match upper {
+        Some(source) if lower.is_empty() => RootfsMount::Directory { source, read_only: false },
+        upper => RootfsMount::Overlay {
+            lower,
+            upper,
+            work,
+            userxattr: markers() == Markers::User,
+            volatile: false,
+        },
+    }
+}
+
+pub(super) fn no_layers() -> Error {
+    Error::UnsupportedLayer { what: "a read-only root of an image without layers".to_owned() }
+}
+
+/// Which attributes overlayfs will look at: those of the initial user namespace's root, or anybody's.
+pub(super) fn markers() -> Markers {
+    if Ownership::of_process().is_root() && in_initial_user_namespace() {
+        Markers::Trusted
+    } else {
+        Markers::User
+    }
+}
+
+fn in_initial_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+}

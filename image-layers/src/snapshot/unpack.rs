@@ -1,0 +1,154 @@
+//! Unpacking several layers: staged side by side, settled in order.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::apply::index;
+use crate::apply::merge::Merged;
+use crate::apply::tree::Tree;
+use crate::progress::LayerControl;
+use crate::{Digest, Error, Result};
+
+use super::{Blob, Snapshotter};
+
+/// One layer to unpack.
+pub(crate) struct LayerJob {
+    /// Opens the blob as it is stored; called from another thread, when its turn comes.
+    pub(crate) open: Box<dyn FnOnce() -> Result<Box<dyn Read + Send>> + Send>,
+    /// Digest of the decoded layer.
+    pub(crate) diff_id: Digest,
+    /// An empty directory on the file system of the snapshots.
+    pub(crate) scratch: PathBuf,
+    pub(crate) control: LayerControl,
+}
+
+impl std::fmt::Debug for LayerJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerJob").field("diff_id", &self.diff_id).finish_non_exhaustive()
+    }
+}
+
+/// Unpacks layers on top of the committed snapshots `below` (bottom first). When a layer is complete, `commit` gets its
+/// number and scratch directory, and says where it put that.
+///
+/// # Errors
+///
+/// Those of the lowest layer that fails; what lies in scratch directories then is for the caller to remove.
+pub(crate) fn unpack(
+    backend: &dyn Snapshotter,
+    below: &[PathBuf],
+    jobs: Vec<LayerJob>,
+    commit: &mut dyn FnMut(usize, &Path) -> Result<PathBuf>,
+) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let mut merged = Merged::load(below, backend.content())?;
+    let layers: Vec<_> = jobs.iter().map(|job| (job.scratch.clone(), job.control.clone())).collect();
+    stage_all(backend, jobs, |number, mut tree| {
+        let (scratch, control) = &layers[number];
+        // In a thread of ours, for the umask.
+        let settled = thread::scope(|scope| {
+            let settle = || backend.settle(&mut tree, &merged, scratch, crate::sys::private_umask());
+            scope.spawn(settle).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        settled?;
+        index::write(&tree, &scratch.join(index::FILE))?;
+        let committed = commit(number, scratch)?;
+        control.done();
+        if number + 1 < layers.len() {
+            merged.push(tree, &committed.join(backend.content()));
+        }
+        Ok(())
+    })
+}
+
+/// Stages all layers, as many at a time as there are processors, and calls `staged` for each in order.
+pub(super) fn stage_all(
+    backend: &dyn Snapshotter,
+    jobs: Vec<LayerJob>,
+    mut staged: impl FnMut(usize, Tree) -> Result<()>,
+) -> Result<()> {
+    let processors = thread::available_parallelism().map_or(1, |n| n.get());
+    let count = jobs.len();
+    let threads = count.min(processors);
+    // One writer beside the reader gains much, more of them little: they meet in the same directories.
+    let writers = (processors / threads - 1).min(2);
+    let stop = Arc::new(AtomicBool::new(false));
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let (done, results) = channel();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let (done, queue, stop) = (done.clone(), &queue, &stop);
+            scope.spawn(move || {
+                let umask_is_zero = crate::sys::private_umask();
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, job)) = next else { return };
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let result = stage(backend, job, writers, umask_is_zero, stop);
+                    if done.send((number, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut waiting = BTreeMap::new();
+        let mut next = 0;
+        let mut collect = || {
+            while next < count {
+                let tree: Tree = match waiting.remove(&next) {
+                    Some(result) => result?,
+                    None => {
+                        let (number, result) = results.recv().map_err(|_| Error::Cancelled)?;
+                        waiting.insert(number, result);
+                        continue;
+                    }
+                };
+                staged(next, tree)?;
+                next += 1;
+            }
+            Ok(())
+        };
+        let result = collect();
+        // The others need not go on.
+        stop.store(true, Ordering::Release);
+        result
+    })
+}
+
+fn stage(
+    backend: &dyn Snapshotter,
+    job: LayerJob,
+    writers: usize,
+    umask_is_zero: bool,
+    stop: &Arc<AtomicBool>,
+) -> Result<Tree> {
+    job.control.check()?;
+    let reader = Box::new(Stoppable { inner: (job.open)()?, stop: stop.clone() });
+    let blob = Blob { reader, diff_id: &job.diff_id, control: &job.control, writers, umask_is_zero };
+    backend.stage(blob, &job.scratch)
+}
+
+/// Ends a layer's work when another one has failed.
+struct Stoppable {
+    inner: Box<dyn Read + Send>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other(Error::Cancelled));
+        }
+        self.inner.read(buffer)
+    }
+}
