@@ -273,6 +273,14 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// An unpacked layer is not what its blob unpacks to.
+    #[error("damaged snapshot {}: {reason}", path.display())]
+    DamagedSnapshot {
+        /// Where it is.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// There is no writable layer with this key.
     #[error("writable layer {key:?} not found")]
     KeyNotFound {
@@ -374,6 +382,7 @@ impl Error {
             | Error::InvalidLayer { .. }
             | Error::InvalidCompression { .. }
             | Error::InvalidIndex { .. }
+            | Error::DamagedSnapshot { .. }
             | Error::SeveralImages { .. }
             | Error::DiffIdCount { .. } => Class::Invalid,
             Error::UnsupportedAlgorithm { .. }

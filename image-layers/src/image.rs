@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::document::Manifest;
 use crate::progress::{Control, Step};
-use crate::snapshot::{self, LayerJob};
+use crate::snapshot::LayerJob;
 use crate::store::index::Record;
 use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store};
 
@@ -118,13 +118,15 @@ impl Image {
                 control: control.layer(Step::Unpack, index, count, layer.size),
             }
         };
-        snapshot::unpack_to_directory(self.layers.iter().enumerate().map(job).collect(), target.as_ref())
+        crate::source::unpack_to_directory(self.layers.iter().enumerate().map(job).collect(), target.as_ref())
     }
 
     /// Digest and size of everything the image consists of.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = (&Digest, u64)> {
-        let documents =
-            [(self.digest(), self.manifest_bytes.len() as u64), (&self.config_digest, self.manifest.config.size)];
+        let documents = [
+            (self.digest(), self.manifest_bytes.len() as u64),
+            (&self.config_digest, self.manifest.config.size),
+        ];
         documents.into_iter().chain(self.layers.iter().map(|l| (&l.digest, l.size)))
     }
 
@@ -132,7 +134,10 @@ impl Image {
     pub(crate) fn check_blobs(&self) -> Result<()> {
         for (digest, size) in self.blobs() {
             if !self.store.has_blob(digest, size)? {
-                return Err(Error::BlobNotFound { digest: digest.clone(), path: self.store.path().to_owned() });
+                return Err(Error::BlobNotFound {
+                    digest: digest.clone(),
+                    path: self.store.path().to_owned(),
+                });
             }
         }
         Ok(())

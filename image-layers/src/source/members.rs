@@ -153,7 +153,12 @@ impl Members {
     pub(crate) fn get(&self, name: &str) -> Result<Option<Body>> {
         match &self.place {
             Place::Directory(root) => {
-                let opened = fs::openat(root, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
+                let opened = fs::openat(
+                    root,
+                    name,
+                    OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+                    Mode::empty(),
+                );
                 self.body(opened, name)
             }
             Place::Archive { .. } => self.find(name),

@@ -45,7 +45,11 @@ fn collect(
         Kind::Index => {
             if depth == control.limits.index_depth {
                 let limit = control.limits.index_depth as u64;
-                return Err(Error::LimitExceeded { what: "nested indexes".into(), name: "index_depth", limit });
+                return Err(Error::LimitExceeded {
+                    what: "nested indexes".into(),
+                    name: "index_depth",
+                    limit,
+                });
             }
             let (_, bytes) = document_blob(members, entry, "index", control)?;
             let index = Index::parse(&format!("index {}", entry.digest), &bytes)?;

@@ -80,7 +80,12 @@ impl Store {
     }
 
     /// Copies the layers, several at a time: hashing is what takes the time.
-    fn import_layers(&self, lease: &Lease, image: &SourceImage, control: &Control) -> Result<Vec<Descriptor>> {
+    fn import_layers(
+        &self,
+        lease: &Lease,
+        image: &SourceImage,
+        control: &Control,
+    ) -> Result<Vec<Descriptor>> {
         let layers = image.layers();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(layers.len());
         let next = AtomicUsize::new(0);
@@ -107,7 +112,13 @@ impl Store {
         results.collect::<Result<Vec<_>>>()
     }
 
-    fn import_layer(&self, lease: &Lease, image: &SourceImage, index: usize, control: &Control) -> Result<Descriptor> {
+    fn import_layer(
+        &self,
+        lease: &Lease,
+        image: &SourceImage,
+        index: usize,
+        control: &Control,
+    ) -> Result<Descriptor> {
         let layer = &image.layers()[index];
         let diff_id = &image.config().diff_ids[index];
         let body = &layer.body;
@@ -134,7 +145,11 @@ impl Store {
 }
 
 /// The manifest of an image that came without one: the same for the same image, wherever and whenever it is imported.
-pub(crate) fn manifest(config: &Digest, config_size: u64, layers: Vec<Descriptor>) -> Result<(Digest, Vec<u8>)> {
+pub(crate) fn manifest(
+    config: &Digest,
+    config_size: u64,
+    layers: Vec<Descriptor>,
+) -> Result<(Digest, Vec<u8>)> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: media_type::OCI_MANIFEST.into(),

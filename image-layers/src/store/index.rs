@@ -63,8 +63,12 @@ impl ImageIndex {
     pub(crate) fn add(&mut self, record: Record) {
         let digest = record.digest.to_string();
         // A name with a digest in it says nothing that the entry does not say.
-        let names: Vec<String> =
-            record.references.iter().map(|r| r.to_string()).map(|r| r.split('@').next().unwrap_or_default().into()).collect();
+        let names: Vec<String> = record
+            .references
+            .iter()
+            .map(|r| r.to_string())
+            .map(|r| r.split('@').next().unwrap_or_default().into())
+            .collect();
         for name in &names {
             for entry in &mut self.0.manifests {
                 if entry.digest != digest && entry.annotations.get(REF_NAME) == Some(name) {
@@ -137,9 +141,15 @@ pub(super) fn create(store: &Path) -> Result<()> {
 }
 
 fn write(store: &Path, index: &Index) -> Result<()> {
-    let index = Index { schema_version: 2, media_type: media_type::OCI_INDEX.into(), manifests: index.manifests.clone() };
-    let bytes = serde_json::to_vec_pretty(&index)
-        .map_err(|e| Error::InvalidDocument { what: "index.json of the store".into(), reason: e.to_string() })?;
+    let index = Index {
+        schema_version: 2,
+        media_type: media_type::OCI_INDEX.into(),
+        manifests: index.manifests.clone(),
+    };
+    let bytes = serde_json::to_vec_pretty(&index).map_err(|e| Error::InvalidDocument {
+        what: "index.json of the store".into(),
+        reason: e.to_string(),
+    })?;
     let new = store.join("index.json.new");
     write_file(&new, &bytes)?;
     fs::rename(&new, store.join("index.json")).map_err(Error::io("rename", &new))?;

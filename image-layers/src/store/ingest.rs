@@ -22,7 +22,12 @@ pub(crate) struct Content<'a> {
 
 impl Store {
     /// Adds a blob, and keeps it for as long as `lease` lives.
-    pub(crate) fn ingest(&self, lease: &Lease, content: Content<'_>, control: &Control) -> Result<(Digest, u64)> {
+    pub(crate) fn ingest(
+        &self,
+        lease: &Lease,
+        content: Content<'_>,
+        control: &Control,
+    ) -> Result<(Digest, u64)> {
         let Content { mut reader, expected, control: layer } = content;
         let mut _making = None;
         if let Some((digest, size)) = &expected {
@@ -55,7 +60,11 @@ impl Store {
             }
             size += n as u64;
             if let Some((digest, expected)) = expected.as_ref().filter(|(_, expected)| size > *expected) {
-                return Err(Error::SizeMismatch { what: format!("blob {digest}"), expected: *expected, actual: size });
+                return Err(Error::SizeMismatch {
+                    what: format!("blob {digest}"),
+                    expected: *expected,
+                    actual: size,
+                });
             }
             digester.update(&buffer[..n]);
             file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?;

@@ -159,7 +159,7 @@ impl Store {
         chain_ids.iter().map(|id| self.snapshot_path(id).join("data")).collect()
     }
 
-    fn with_backend(&self, kind: SnapshotKind) -> Store {
+    pub(super) fn with_backend(&self, kind: SnapshotKind) -> Store {
         let inner = super::Inner { path: self.path().to_owned(), kind };
         Store { inner: std::sync::Arc::new(inner) }
     }

@@ -73,7 +73,13 @@ impl Lease {
                 .mode(0o600)
                 .open(path.join("roots"))
                 .map_err(Error::io("create", path.join("roots")))?;
-            return Ok(Lease { store: store.clone(), path, roots, _lock: directory, count: AtomicU64::new(0) });
+            return Ok(Lease {
+                store: store.clone(),
+                path,
+                roots,
+                _lock: directory,
+                count: AtomicU64::new(0),
+            });
         }
     }
 
@@ -85,9 +91,10 @@ impl Lease {
         self.protect([Root::Image(image.digest().clone())])?;
         match self.store.blob_path(image.digest()).exists() {
             true => Ok(()),
-            false => {
-                Err(Error::BlobNotFound { digest: image.digest().clone(), path: self.store.path().to_owned() })
-            }
+            false => Err(Error::BlobNotFound {
+                digest: image.digest().clone(),
+                path: self.store.path().to_owned(),
+            }),
         }
     }
 

@@ -35,10 +35,12 @@
 //!   can cost as much as the unpacking, and they can be made again. They carry the boot in which they were written
 //!   instead, and when the machine went down before [`Store::sync`] was called, the next open drops them.
 
+mod compare;
 mod gc;
-mod import;
+pub(crate) mod import;
 pub(crate) mod index;
 pub(crate) mod ingest;
+pub(crate) mod layer_writer;
 mod layers;
 mod lease;
 mod lock;
@@ -58,7 +60,7 @@ pub use lease::Lease;
 pub use usage::{ImageUsage, LayerUsage, SnapshotUsage, Usage};
 pub use verify::{Damage, Subject};
 
-use crate::snapshot::SnapshotKind;
+use crate::snapshot::{SnapshotKind, probe_snapshots};
 use crate::{Digest, Error, Image, Reference, Result};
 
 const VERSION: &str = "image-layers store 1\n";
@@ -118,7 +120,7 @@ impl StoreOptions {
         }
         let kind = match self.backend {
             Some(kind) => kind,
-            None => crate::snapshot::default_kind(&path),
+            None => default_backend(&path),
         };
         let store = Store { inner: Arc::new(Inner { path, kind }) };
         store.recover()?;
@@ -126,11 +128,22 @@ impl StoreOptions {
     }
 }
 
+/// Overlay where it can be had, else copy. Where neither can, the first use says why.
+fn default_backend(path: &Path) -> SnapshotKind {
+    let probes = probe_snapshots(path);
+    let usable = |kind| probes.iter().any(|p| p.kind == kind && p.refused.is_none());
+    let kinds = [SnapshotKind::Overlay, SnapshotKind::Copy];
+    kinds.into_iter().find(|kind| usable(*kind)).unwrap_or(SnapshotKind::Overlay)
+}
+
 /// Makes an empty store. Two processes may do so at once; `version` comes last, and all before can be done twice.
 fn create(path: &Path) -> Result<()> {
     let mut present = fs::read_dir(path).map_err(Error::io("read", path))?;
-    let ours = ["oci-layout", "index.json", "blobs", "snapshots", "layers", "leases", "locks", "lock", "version"];
-    if let Some(Ok(stranger)) = present.find(|e| !e.as_ref().is_ok_and(|e| ours.iter().any(|o| e.file_name() == *o))) {
+    let ours =
+        ["oci-layout", "index.json", "blobs", "snapshots", "layers", "leases", "locks", "lock", "version"];
+    if let Some(Ok(stranger)) =
+        present.find(|e| !e.as_ref().is_ok_and(|e| ours.iter().any(|o| e.file_name() == *o)))
+    {
         let reason = format!("the directory is not empty, it holds {:?}", stranger.file_name());
         return Err(Error::NotAStore { path: path.to_owned(), reason });
     }
@@ -245,9 +258,10 @@ impl Store {
     pub fn remove_image(&self, image: &Image) -> Result<()> {
         self.update_index(|index| match index.remove_digest(image.digest()) {
             true => Ok(()),
-            false => {
-                Err(Error::ReferenceNotFound { reference: image.digest().to_string(), available: index.names() })
-            }
+            false => Err(Error::ReferenceNotFound {
+                reference: image.digest().to_string(),
+                available: index.names(),
+            }),
         })
     }
 

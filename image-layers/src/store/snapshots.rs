@@ -18,9 +18,6 @@ use super::{Store, lock, names_in, sync_directory, write_file};
 pub(super) struct SnapshotDocument {
     pub(super) diff_id: Option<Digest>,
     pub(super) parent: Option<Digest>,
-    /// Bytes and inodes on the disk.
-    pub(super) bytes: u64,
-    pub(super) inodes: u64,
     /// The boot in which it was written. Once it is known to be on the disk, it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) boot: Option<String>,
@@ -51,7 +48,12 @@ impl Store {
 
     /// The data directories of an image's snapshots, the lowest first, all of them made where they were missing. They stay
     /// for as long as `lease` lives.
-    pub(super) fn unpack_under(&self, lease: &Lease, image: &Image, control: &Control) -> Result<Vec<PathBuf>> {
+    pub(super) fn unpack_under(
+        &self,
+        lease: &Lease,
+        image: &Image,
+        control: &Control,
+    ) -> Result<Vec<PathBuf>> {
         let chain_ids = image.config().chain_ids();
         lease.protect(
             chain_ids.iter().cloned().map(Root::Snapshot).chain([Root::Image(image.digest().clone())]),
@@ -97,13 +99,11 @@ impl Store {
         let boot = boot_id();
         let mut committed = Vec::new();
         let backend = snapshot::snapshotter(self.backend());
-        let result = snapshot::unpack(backend, &below, jobs, &mut |job, _, stats| {
+        let result = snapshot::unpack(backend, &below, jobs, &mut |job, _| {
             let index = first + job;
             let document = SnapshotDocument {
                 diff_id: Some(image.config().diff_ids[index].clone()),
                 parent: index.checked_sub(1).map(|below| chain_ids[below].clone()),
-                bytes: stats.bytes,
-                inodes: stats.inodes,
                 boot: boot.clone(),
             };
             let path = self.commit_snapshot(lease, &scratches[job], &chain_ids[index], &document)?;
@@ -131,7 +131,9 @@ impl Store {
         match fs::rename(scratch, &place) {
             Ok(()) => {}
             // It was there, above one that was missing: a store that was repaired. What is there is the same.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => lease.discard(scratch)?,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
+                lease.discard(scratch)?
+            }
             Err(e) => return Err(Error::io("rename", &place)(e)),
         }
         Ok(place.join("data"))

@@ -1,12 +1,14 @@
 //! How much space images, snapshots and containers take.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use crate::snapshot::disk_usage;
-use crate::{Digest, Reference, Result};
+use crate::{Digest, Error, Reference, Result};
 
-use super::snapshots::{SnapshotDocument, all_snapshots};
+use super::snapshots::all_snapshots;
 use super::{Store, names_in};
 
 /// The space a store takes, in bytes on the disk.
@@ -73,7 +75,7 @@ pub struct LayerUsage {
 }
 
 impl Store {
-    /// Adds up what everything in the store takes. Writable layers are walked, the rest is known.
+    /// Adds up what everything in the store takes, by looking at every file of it.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -86,22 +88,19 @@ impl Store {
             }
         }
         for path in all_snapshots(self)? {
-            let Ok(document) = SnapshotDocument::read(&path) else { continue };
+            let Some((bytes, inodes)) = disk_usage(&path)? else { continue };
             let name = |p: Option<&std::ffi::OsStr>| p.unwrap_or_default().to_string_lossy().into_owned();
             usage.snapshots.push(SnapshotUsage {
                 backend: name(path.parent().and_then(|p| p.file_name())),
                 chain_id: name(path.file_name()),
-                bytes: document.bytes,
-                inodes: document.inodes,
+                bytes,
+                inodes,
             });
         }
         for key in self.layers()? {
             let path = self.path().join("layers").join(&key);
-            match disk_usage(&path) {
-                Ok((bytes, inodes)) => usage.layers.push(LayerUsage { key, bytes, inodes }),
-                Err(_) if !path.exists() => {}
-                Err(e) => return Err(e),
-            }
+            let Some((bytes, inodes)) = disk_usage(&path)? else { continue };
+            usage.layers.push(LayerUsage { key, bytes, inodes });
         }
         // What each image needs, and how many images need it.
         let images = self.images()?;
@@ -109,7 +108,8 @@ impl Store {
         let parts: Vec<HashMap<String, u64>> = images
             .iter()
             .map(|image| {
-                let mut parts: HashMap<String, u64> = image.blobs().map(|(d, size)| (d.to_string(), size)).collect();
+                let mut parts: HashMap<String, u64> =
+                    image.blobs().map(|(d, size)| (d.to_string(), size)).collect();
                 for chain_id in image.config().chain_ids() {
                     let unpacked = usage.snapshots.iter().filter(|s| s.chain_id == chain_id.hex());
                     parts.insert(format!("snapshot {chain_id}"), unpacked.map(|s| s.bytes).sum());
@@ -123,9 +123,37 @@ impl Store {
                 digest: image.digest().clone(),
                 references: image.references().to_vec(),
                 bytes: parts.values().sum(),
-                unique_bytes: parts.iter().filter(|(key, _)| needed_by[*key] == 1).map(|(_, bytes)| bytes).sum(),
+                unique_bytes: parts
+                    .iter()
+                    .filter(|(key, _)| needed_by[*key] == 1)
+                    .map(|(_, bytes)| bytes)
+                    .sum(),
             });
         }
         Ok(usage)
     }
+}
+
+/// Bytes and inodes of a tree; hard links count once. `None` when it has gone. What goes during the walk, as the files of a
+/// running container may, does not count.
+fn disk_usage(tree: &Path) -> Result<Option<(u64, u64)>> {
+    let (mut bytes, mut inodes) = (0, HashSet::new());
+    let mut pending = vec![tree.to_owned()];
+    while let Some(path) = pending.pop() {
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(Error::io("stat", &path))?,
+        };
+        if inodes.insert(metadata.ino()) {
+            bytes += metadata.blocks() * 512;
+        }
+        if metadata.is_dir() {
+            match fs::read_dir(&path) {
+                Ok(entries) => pending.extend(entries.filter_map(|e| e.ok()).map(|e| e.path())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("read", &path)(e)),
+            }
+        }
+    }
+    Ok((!inodes.is_empty()).then_some((bytes, inodes.len() as u64)))
 }

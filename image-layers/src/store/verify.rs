@@ -1,12 +1,16 @@
 //! Finding damage, and making it good.
 
+use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
-use crate::snapshot;
+use crate::progress::{Control, Step};
+use crate::snapshot::{self, LayerJob, SnapshotKind, remove_tree};
 use crate::{Digest, Error, Image, Result, Verifier};
 
-use super::lease::Lease;
-use super::snapshots::{SnapshotDocument, all_snapshots};
+use super::compare::difference;
+use super::layers::LayerDocument;
+use super::lease::{Lease, Root};
 use super::{Store, lock, names_in};
 
 /// Something in a store that is not as it was made.
@@ -39,7 +43,8 @@ pub enum Subject {
 }
 
 impl Store {
-    /// Reads everything in the store and compares it with its digests and indexes. This takes as long as reading it takes.
+    /// Compares every blob with its digest, and every unpacked layer with what its blob unpacks to. This takes as long as
+    /// unpacking everything again, and for a while the space of one more layer.
     ///
     /// # Errors
     /// [`Error::Io`] when something cannot be read at all. Damage is no error, it is the result.
@@ -70,26 +75,7 @@ impl Store {
                 found.push(Damage { subject: Subject::Blob(digest), error, repaired: repair });
             }
         }
-        for path in all_snapshots(self)? {
-            let name = |p: Option<&std::ffi::OsStr>| p.unwrap_or_default().to_string_lossy().into_owned();
-            let (backend, chain_id) = (name(path.parent().and_then(|p| p.file_name())), name(path.file_name()));
-            let result = SnapshotDocument::read(&path)
-                .and_then(|_| backend.parse())
-                .and_then(|kind| snapshot::snapshotter(kind).verify(&path.join("data")));
-            let Err(error) = result else { continue };
-            if !path.exists() {
-                continue;
-            }
-            let mut repaired = false;
-            if repair {
-                let _guard = self.lock_exclusive()?;
-                if !self.is_mounted(&chain_id)? {
-                    trash.discard(&path)?;
-                    repaired = true;
-                }
-            }
-            found.push(Damage { subject: Subject::Snapshot { backend, chain_id }, error, repaired });
-        }
+        found.extend(self.examine_snapshots(&trash, repair)?);
         for record in self.index()?.records() {
             let digest = record.digest.clone();
             let result = Image::load(self, record).and_then(|image| image.check_blobs());
@@ -98,6 +84,84 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Unpacks every layer again and compares. What is above a damaged layer is judged against the damaged one.
+    fn examine_snapshots(&self, trash: &Lease, repair: bool) -> Result<Vec<Damage>> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut images = self.index()?.records().into_iter().map(|r| r.digest).collect::<Vec<_>>();
+        for key in self.layers()? {
+            images.extend(LayerDocument::read(&self.path().join("layers").join(key)).map(|d| d.image));
+        }
+        for kind in SnapshotKind::ALL {
+            let store = self.with_backend(kind);
+            for digest in &images {
+                // A damaged image is told of elsewhere, and its snapshots cannot be made again.
+                let Ok(image) = Image::by_digest(&store, digest) else { continue };
+                for index in 0..image.layers().len() {
+                    let path = store.snapshot_path(&image.config().chain_ids()[index]);
+                    if !path.exists() || !seen.insert(path.clone()) {
+                        continue;
+                    }
+                    let Some(error) = store.snapshot_damage(trash, &image, index, &path)? else { continue };
+                    let chain_id = image.config().chain_ids()[index].hex().to_owned();
+                    let mut repaired = false;
+                    if repair {
+                        let _guard = self.lock_exclusive()?;
+                        if !self.is_mounted(&chain_id)? {
+                            trash.discard(&path)?;
+                            repaired = true;
+                        }
+                    }
+                    let subject = Subject::Snapshot { backend: kind.to_string(), chain_id };
+                    found.push(Damage { subject, error, repaired });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn snapshot_damage(
+        &self,
+        lease: &Lease,
+        image: &Image,
+        index: usize,
+        path: &Path,
+    ) -> Result<Option<Error>> {
+        let chain_ids = image.config().chain_ids();
+        lease.protect(chain_ids.iter().cloned().map(Root::Snapshot))?;
+        let layer = &image.layers()[index];
+        let below = self.chain_paths(&chain_ids[..index]);
+        if !self.has_blob(&layer.digest, layer.size)? || !below.iter().all(|p| p.exists()) {
+            return Ok(None);
+        }
+        let (store, digest) = (self.clone(), layer.digest.clone());
+        let again = lease.fresh_directory()?;
+        let job = LayerJob {
+            open: Box::new(move || Ok(Box::new(store.open_blob(&digest)?))),
+            diff_id: image.config().diff_ids[index].clone(),
+            scratch: again.clone(),
+            control: Control::default().layer(Step::Unpack, index, image.layers().len(), layer.size),
+        };
+        let backend = snapshot::snapshotter(self.backend());
+        // A layer below that is damaged may be unreadable; it is told of itself.
+        match snapshot::unpack(backend, &below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
+            Err(Error::InvalidIndex { .. }) => return Ok(None),
+            other => other?,
+        }
+        let damage = match difference(&again, &path.join("data")) {
+            Ok(None) => None,
+            Ok(Some(reason)) => {
+                let path = path.to_owned();
+                Some(Error::DamagedSnapshot { path, reason })
+            }
+            // Collected meanwhile.
+            Err(_) if !path.exists() => None,
+            Err(error) => return Err(error),
+        };
+        remove_tree(&again)?;
+        Ok(damage)
     }
 
     fn blob_damage(&self, digest: &Digest) -> Result<Option<Error>> {
@@ -121,7 +185,7 @@ impl Store {
     fn is_mounted(&self, chain_id: &str) -> Result<bool> {
         for key in self.layers()? {
             let path = self.path().join("layers").join(key);
-            let Ok(document) = super::layers::LayerDocument::read(&path) else { continue };
+            let Ok(document) = LayerDocument::read(&path) else { continue };
             if !document.chain_ids.iter().any(|id| id.hex() == chain_id) {
                 continue;
             }
@@ -133,4 +197,3 @@ impl Store {
         Ok(false)
     }
 }
-
