@@ -1,0 +1,165 @@
+//! The part of an image that is written while the layer is read: files.
+
+use std::path::Path;
+
+use crate::tar::Timestamp;
+use crate::{Error, Result};
+
+use super::format::{BLOCK, Inode, Layout, SLOT, encode_xattrs, links_field};
+use super::output::{Output, block_number};
+use super::shelf::{self, Shelf};
+use super::{Metadata, Nid, Xattrs};
+
+/// Writes one image. Without [`finish`](Writer::finish) the file is no image, and whoever gave its name removes it.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(super) output: Output,
+    shelf: Option<Shelf>,
+    /// What the file that was started last still lacks.
+    body: Body,
+    /// The time that short inodes have.
+    pub(super) epoch: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Body {
+    /// Bytes that belong to blocks, before those that belong on the shelf.
+    in_blocks: u64,
+    inline: u64,
+    inline_at: u64,
+}
+
+impl Writer {
+    /// Creates the file, which must not exist. It has to be on a file system that EROFS can be mounted from, which
+    /// tmpfs is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn create(path: &Path) -> Result<Writer> {
+        let output = Output::create(path, BLOCK)?;
+        Ok(Writer { output, shelf: None, body: Body::default(), epoch: None })
+    }
+
+    /// Starts a file whose `size` bytes follow by [`append`](Writer::append) and [`skip`](Writer::skip), before anything
+    /// else is written. It becomes part of the image if the tree has it in the end, with all its hard links.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedLayer`] for attributes that EROFS does not have, [`Error::Io`].
+    pub(crate) fn file(&mut self, metadata: &Metadata, xattrs: &Xattrs, size: u64) -> Result<Nid> {
+        debug_assert_eq!(self.body.in_blocks + self.body.inline, 0, "the file before is incomplete");
+        let xattrs = encode_xattrs(xattrs)?;
+        let short = self.short(metadata, size);
+        let head = Inode::len(short) + xattrs.len() as u64;
+        let layout = Layout::new(size, head, BLOCK);
+        let on_shelf = head <= BLOCK;
+        let place = if on_shelf { self.place(head + layout.inline)? } else { self.output.reserve(head)? };
+        let mut data = 0;
+        if layout.in_blocks() > 0 {
+            self.output.align()?;
+            data = block_number(self.output.position())?;
+            block_number(self.output.position().saturating_add(layout.in_blocks()))?;
+        }
+        let nid = place / SLOT;
+        let mode = 0o100000 | metadata.mode & 0o7777;
+        let inode = Inode { short, mode, metadata: *metadata, xattrs: xattrs.len(), layout, data, links: 1 };
+        let (bytes, len) = inode.encode(nid);
+        match &mut self.shelf {
+            Some(shelf) if on_shelf => {
+                let room = shelf.at(place);
+                room[..len].copy_from_slice(&bytes[..len]);
+                room[len..len + xattrs.len()].copy_from_slice(&xattrs);
+            }
+            _ => self.output.write_at(place, &[&bytes[..len], &xattrs].concat())?,
+        }
+        self.body = Body { in_blocks: layout.in_blocks(), inline: layout.inline, inline_at: place + head };
+        Ok(nid)
+    }
+
+    /// More of the file that was started last.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let (blocks, tail) = bytes.split_at(self.in_blocks(bytes.len() as u64) as usize);
+        if !blocks.is_empty() {
+            self.output.append(blocks)?;
+        }
+        if let Some(shelf) = &mut self.shelf
+            && !tail.is_empty()
+        {
+            debug_assert!(tail.len() as u64 <= self.body.inline, "more bytes than the file has");
+            shelf.at(self.body.inline_at)[..tail.len()].copy_from_slice(tail);
+            self.skip_inline(tail.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// A hole in the file that was started last: `n` bytes of zeros that take no space.
+    pub(crate) fn skip(&mut self, n: u64) -> Result<()> {
+        let blocks = self.in_blocks(n);
+        self.output.skip(blocks)?;
+        self.skip_inline(n - blocks);
+        Ok(())
+    }
+
+    /// How many of the next `n` bytes belong to blocks; they are counted as written.
+    fn in_blocks(&mut self, n: u64) -> u64 {
+        let blocks = n.min(self.body.in_blocks);
+        self.body.in_blocks -= blocks;
+        blocks
+    }
+
+    fn skip_inline(&mut self, n: u64) {
+        self.body.inline -= n;
+        self.body.inline_at += n;
+    }
+
+    /// Whether the short form of an inode will do.
+    pub(super) fn short(&mut self, metadata: &Metadata, size: u64) -> bool {
+        let Metadata { uid, gid, mtime, .. } = *metadata;
+        *self.epoch.get_or_insert(mtime) == mtime
+            && u16::try_from(uid.max(gid)).is_ok()
+            && u32::try_from(size).is_ok()
+    }
+
+    /// Room for `len` bytes on the shelf, or else on a new one.
+    fn place(&mut self, len: u64) -> Result<u64> {
+        if let Some(place) = self.shelf.as_mut().and_then(|shelf| shelf.place(len)) {
+            return Ok(place);
+        }
+        self.put_shelf()?;
+        let start = self.output.reserve(shelf::LEN)?;
+        let shelf = match &mut self.shelf {
+            Some(shelf) => {
+                shelf.reuse(start);
+                shelf
+            }
+            none => none.insert(Shelf::new(start)),
+        };
+        // There is always room on an empty shelf, nothing longer than a block comes here.
+        shelf
+            .place(len)
+            .ok_or_else(|| Error::UnsupportedLayer { what: "an inode longer than a block".to_owned() })
+    }
+
+    /// Writes the shelf out.
+    pub(super) fn put_shelf(&mut self) -> Result<()> {
+        let Some(shelf) = &self.shelf else { return Ok(()) };
+        let (start, filled) = (shelf.start(), shelf.filled());
+        self.output.write_at(start, filled)?;
+        self.output.give_back(start + filled.len() as u64, start + shelf::LEN);
+        Ok(())
+    }
+
+    /// Corrects the number of links of a file, which is on the disk already.
+    pub(super) fn set_links(&mut self, nid: Nid, links: u32) -> Result<()> {
+        let place = nid * SLOT;
+        let mut start = [0; 2];
+        self.output.read_at(place, &mut start)?;
+        let (at, field) = links_field(start, links).ok_or_else(too_many_links)?;
+        self.output.write_at(place + at, &field)
+    }
+}
+
+pub(super) fn too_many_links() -> Error {
+    Error::UnsupportedLayer { what: "more than 65535 hard links to one inode".to_owned() }
+}
