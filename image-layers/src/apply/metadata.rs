@@ -143,7 +143,7 @@ fn tolerate_unmapped(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
 }
 
 /// An error about an entry of the tree that is being written.
-pub(crate) fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
+pub(crate) fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error + use<> {
     let path = lossy(path);
     move |errno| Error::Io { action, path: path.into(), source: errno.into() }
 }

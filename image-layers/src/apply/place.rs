@@ -223,6 +223,13 @@ impl<'a> Directory<'a> {
         finish().map_err(failed("set metadata of", b"/"))
     }
 
+    /// Sets the metadata of a finished tree's root once more, after something else was in it for a while.
+    pub(crate) fn restore_root(tree: &Tree, root: OwnedFd) -> Result<()> {
+        let meta = metadata_of(tree, NodeId::ROOT);
+        metadata::finish_file(root.as_fd(), &meta, Ownership::of_process(), false)
+            .map_err(failed("set metadata of", b"/"))
+    }
+
     /// Writes a file that comes in pieces, in this thread.
     fn stream(
         &mut self,

@@ -74,13 +74,19 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 
 /// Opens a directory for emptying it, even if its mode locks its owner out.
 fn accessible(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-    if !rustix::process::geteuid().is_root() {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-        let path = super::metadata::through_proc(opened.as_fd(), b"");
-        rustix::fs::chmod(&path[..path.len() - 1], Mode::RWXU)?;
-    }
+    make_accessible(dir, name)?;
     open_directory(dir, name)
+}
+
+/// Lets an ordinary user into a directory of his own, whatever its mode says; root needs nothing.
+pub(crate) fn make_accessible(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let path = super::metadata::through_proc(opened.as_fd(), b"");
+    rustix::fs::chmod(&path[..path.len() - 1], Mode::RWXU)
 }
 
 /// Names and kinds, without `.` and `..`.

@@ -4,6 +4,7 @@
 //! (names and metadata, see [`index`](crate::apply::index)). Around that directory everything is the store's business:
 //! where it lies, what it is called, when it may go.
 
+mod directory;
 mod overlay;
 mod probe;
 mod unpack;
@@ -19,6 +20,7 @@ use crate::progress::LayerControl;
 use crate::{Digest, Error, Result, RootfsMount};
 
 pub(crate) use crate::apply::remove::remove_tree;
+pub(crate) use directory::unpack_to_directory;
 pub use probe::{SnapshotProbe, probe_snapshots};
 pub(crate) use unpack::{LayerJob, unpack};
 

@@ -15,6 +15,7 @@ use crate::decode::run_ahead;
 use crate::tar::Reader;
 use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
 
+use super::directory::{new_root, settle_directory, stage_directory};
 use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
 
 #[derive(Debug)]
@@ -66,64 +67,6 @@ impl Snapshotter for Overlay {
     fn diff(&self, _chain: &[PathBuf], _writable: &Path, _out: &mut dyn Write) -> Result<DiffStats> {
         Err(Error::UnsupportedLayer { what: "diff".to_owned() })
     }
-}
-
-/// Reads a layer into a new directory.
-pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path) -> Result<Tree> {
-    let Blob { reader, diff_id, control, writers, umask_is_zero } = blob;
-    let root = new_root(dir)?;
-    let owners = Ownership::of_process();
-    let writers = Writers::new(writers, owners);
-    let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
-        writers.run(|| {
-            let mut sink = Directory::new(root, &writers, owners, umask_is_zero);
-            stage(Reader::new(ahead, control.limits()), &mut sink, control)
-        })
-    })?;
-    check_diff_id(diff_id, digest)?;
-    Ok(tree)
-}
-
-pub(super) fn settle_directory(
-    tree: &mut Tree,
-    below: &Merged,
-    dir: &Path,
-    markers: Markers,
-    umask_is_zero: bool,
-) -> Result<()> {
-    let root = open_directory(rustix::fs::CWD, dir.as_os_str().as_encoded_bytes())
-        .map_err(Error::io("open", dir))?;
-    let owners = Ownership::of_process();
-    let writers = Writers::new(0, owners);
-    let mut sink = Directory::new(root, &writers, owners, umask_is_zero);
-    settle(tree, below, &mut sink)?;
-    sink.complete(tree, markers)
-}
-
-pub(super) fn check_diff_id(expected: &Digest, actual: Digest) -> Result<()> {
-    if *expected == actual {
-        return Ok(());
-    }
-    Err(Error::DigestMismatch {
-        what: "decoded layer (DiffID)".to_owned(),
-        expected: expected.clone(),
-        actual,
-    })
-}
-
-/// Makes the root of a tree. Whatever the store's directory hands down (a set-group-id bit, default ACLs) is taken off,
-/// or all entries would inherit it.
-pub(super) fn new_root(dir: &Path) -> Result<std::os::fd::OwnedFd> {
-    let make = || {
-        rustix::fs::mkdir(dir, rustix::fs::Mode::RWXU)?;
-        let root = open_directory(rustix::fs::CWD, dir.as_os_str().as_encoded_bytes())?;
-        rustix::fs::fchmod(&root, rustix::fs::Mode::RWXU)?;
-        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-            let _ = rustix::fs::fremovexattr(&root, acl);
-        }
-        Ok(root)
-    };
-    make().map_err(Error::io::<rustix::io::Errno>("make", dir))
 }
 
 /// The upper and work directories of an overlay. The upper root is what the container sees as its root, so it gets the

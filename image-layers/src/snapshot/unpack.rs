@@ -50,14 +50,10 @@ pub(crate) fn unpack(
     }
     let mut merged = Merged::load(below, backend.content())?;
     let layers: Vec<_> = jobs.iter().map(|job| (job.scratch.clone(), job.control.clone())).collect();
-    stage_all(backend, jobs, |number, mut tree| {
+    let stage = |blob: Blob<'_>, scratch: &Path| backend.stage(blob, scratch);
+    stage_all(&stage, jobs, |number, mut tree| {
         let (scratch, control) = &layers[number];
-        // In a thread of ours, for the umask.
-        let settled = thread::scope(|scope| {
-            let settle = || backend.settle(&mut tree, &merged, scratch, crate::sys::private_umask());
-            scope.spawn(settle).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        settled?;
+        in_our_thread(|umask_is_zero| backend.settle(&mut tree, &merged, scratch, umask_is_zero))?;
         index::write(&tree, &scratch.join(index::FILE))?;
         let committed = commit(number, scratch)?;
         control.done();
@@ -68,9 +64,20 @@ pub(crate) fn unpack(
     })
 }
 
+/// Runs `work` in a thread whose umask may be 0; it is told whether it is.
+pub(super) fn in_our_thread<T: Send>(work: impl FnOnce(bool) -> T + Send) -> T {
+    thread::scope(|scope| {
+        let run = || work(crate::sys::private_umask());
+        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Stages one layer into its scratch directory.
+pub(super) type Stage<'a> = &'a (dyn Fn(Blob<'_>, &Path) -> Result<Tree> + Sync);
+
 /// Stages all layers, as many at a time as there are processors, and calls `staged` for each in order.
 pub(super) fn stage_all(
-    backend: &dyn Snapshotter,
+    stage: Stage<'_>,
     jobs: Vec<LayerJob>,
     mut staged: impl FnMut(usize, Tree) -> Result<()>,
 ) -> Result<()> {
@@ -93,7 +100,7 @@ pub(super) fn stage_all(
                     if stop.load(Ordering::Acquire) {
                         return;
                     }
-                    let result = stage(backend, job, writers, umask_is_zero, stop);
+                    let result = stage_one(stage, job, writers, umask_is_zero, stop);
                     if done.send((number, result)).is_err() {
                         return;
                     }
@@ -125,8 +132,8 @@ pub(super) fn stage_all(
     })
 }
 
-fn stage(
-    backend: &dyn Snapshotter,
+fn stage_one(
+    stage: Stage<'_>,
     job: LayerJob,
     writers: usize,
     umask_is_zero: bool,
@@ -135,7 +142,7 @@ fn stage(
     job.control.check()?;
     let reader = Box::new(Stoppable { inner: (job.open)()?, stop: stop.clone() });
     let blob = Blob { reader, diff_id: &job.diff_id, control: &job.control, writers, umask_is_zero };
-    backend.stage(blob, &job.scratch)
+    stage(blob, &job.scratch)
 }
 
 /// Ends a layer's work when another one has failed.
