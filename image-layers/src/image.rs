@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::document::Manifest;
 use crate::progress::{Control, Step};
-use crate::snapshot::LayerJob;
+use crate::snapshot::{self, LayerJob};
 use crate::store::index::Record;
 use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store};
 
@@ -118,7 +118,7 @@ impl Image {
                 control: control.layer(Step::Unpack, index, count, layer.size),
             }
         };
-        crate::source::unpack_to_directory(self.layers.iter().enumerate().map(job).collect(), target.as_ref())
+        snapshot::unpack_to_directory(self.layers.iter().enumerate().map(job).collect(), target.as_ref())
     }
 
     /// Digest and size of everything the image consists of.

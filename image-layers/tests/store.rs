@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use fixture::*;
 use image_layers::{
-    Class, Compression, Error, Image, ImageBuilder, ImportOptions, LayerBuilder, LowerLayer, RootfsMount, Store, Subject,
+    Class, Compression, Error, Image, ImageBuilder, ImportOptions, LayerBuilder, LowerLayer, RootfsMount,
+    Store, Subject,
 };
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -132,14 +133,19 @@ fn damage_is_found_and_made_good() {
     let layers = two_layers();
     let image = import(&dir, &store, &layers, "x/demo:1");
     store.view(&image).unwrap();
-    assert!(store.verify().unwrap().is_empty());
+    let found = store.verify().unwrap();
+    assert!(found.is_empty(), "{found:?}");
     // A file of a snapshot, with the same size and time.
-    let damaged = snapshots(&store).into_iter().map(|s| s.join("data/fs/etc/b")).find(|p| p.exists()).unwrap();
+    let damaged =
+        snapshots(&store).into_iter().map(|s| s.join("data/fs/etc/b")).find(|p| p.exists()).unwrap();
     let time = fs::metadata(&damaged).unwrap().modified().unwrap();
     fs::write(&damaged, "twa").unwrap();
     fs::File::options().write(true).open(&damaged).unwrap().set_modified(time).unwrap();
     let found = store.verify().unwrap();
-    assert!(matches!(&found[..], [d] if matches!(d.subject, Subject::Snapshot { .. }) && !d.repaired), "{found:?}");
+    assert!(
+        matches!(&found[..], [d] if matches!(d.subject, Subject::Snapshot { .. }) && !d.repaired),
+        "{found:?}"
+    );
     assert!(found[0].error.to_string().contains("etc/b"), "{}", found[0].error);
     assert!(store.repair().unwrap()[0].repaired);
     store.view(&image).unwrap();
@@ -152,7 +158,9 @@ fn damage_is_found_and_made_good() {
     let found = store.verify().unwrap();
     assert!(matches!(&found[..], [d] if d.subject == Subject::Blob(layers[1].digest())), "{found:?}");
     store.repair().unwrap();
-    assert!(matches!(&store.verify().unwrap()[..], [d] if d.subject == Subject::Image(image.digest().clone())));
+    assert!(
+        matches!(&store.verify().unwrap()[..], [d] if d.subject == Subject::Image(image.digest().clone()))
+    );
     import(&dir, &store, &layers, "x/demo:1");
     assert!(store.verify().unwrap().is_empty());
 }
@@ -260,7 +268,13 @@ fn an_image_made_of_files_has_the_same_digest_every_time() {
         assert_eq!((metadata("srv/own").uid(), metadata("srv/own").gid()), (7, 8));
     }
     // Settings of a base are kept, changed or added to.
-    let derived = ImageBuilder::over(&image).env("B", "2").env("A", "3").label("l", "w").cmd(["x"]).build(&store, None).unwrap();
+    let derived = ImageBuilder::over(&image)
+        .env("B", "2")
+        .env("A", "3")
+        .label("l", "w")
+        .cmd(["x"])
+        .build(&store, None)
+        .unwrap();
     assert_eq!(derived.layers(), image.layers());
     assert_eq!(derived.config().env, ["B=2", "A=3"]);
     assert_eq!(derived.config().labels.len(), 2);

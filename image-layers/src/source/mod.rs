@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::document::{Descriptor, DockerImage, Manifest};
 use crate::media_type::Kind;
 use crate::progress::{Control, Step};
-use crate::snapshot::LayerJob;
+use crate::snapshot::{self, LayerJob};
 use crate::{Cancel, Digest, Error, ImageConfig, Limits, Platform, Progress, Reference, Result, Verifier};
 
 pub(crate) use members::Body;
@@ -137,21 +137,19 @@ impl Source {
 
     pub(crate) fn open_spooling(path: &Path, spool: &Path, control: &Control) -> Result<Source> {
         let members = Members::open(path, spool, control)?;
-        let candidates = match oci_layout::candidates(&members, control)? {
-            Some(mut candidates) => {
-                add_docker_names(&members, control, &mut candidates)?;
-                candidates
+        let layout = oci_layout::candidates(&members, control)?;
+        let docker = docker_archive::images(&members, control)?;
+        let candidates = match (layout, docker) {
+            (Some(layout), Some(docker)) => merge(&members, control, layout, docker),
+            (Some(layout), None) => layout,
+            (None, Some(docker)) => docker_archive::candidates(docker),
+            (None, None) if members.is_cut_off() => {
+                return Err(Error::Truncated { what: path.display().to_string() });
             }
-            None => match docker_archive::images(&members, control)? {
-                Some(images) => docker_archive::candidates(images),
-                None if members.is_cut_off() => {
-                    return Err(Error::Truncated { what: path.display().to_string() });
-                }
-                None => {
-                    let reason = "it has neither index.json (OCI) nor manifest.json (docker save)".to_owned();
-                    return Err(Error::NotAnImage { path: path.to_owned(), reason });
-                }
-            },
+            (None, None) => {
+                let reason = "it has neither index.json (OCI) nor manifest.json (docker save)".to_owned();
+                return Err(Error::NotAnImage { path: path.to_owned(), reason });
+            }
         };
         if candidates.is_empty() {
             return Err(Error::NotAnImage { path: path.to_owned(), reason: "it lists no image".into() });
@@ -398,25 +396,32 @@ fn full_references(names: &[String], docker: bool) -> impl Iterator<Item = Refer
     names.iter().filter(move |name| docker || name.contains(['/', ':'])).filter_map(|name| name.parse().ok())
 }
 
-/// Docker's own list names images that its `index.json` may leave without a name.
-fn add_docker_names(members: &Members, control: &Control, candidates: &mut [Candidate]) -> Result<()> {
-    let Some(images) = docker_archive::images(members, control)? else {
-        return Ok(());
-    };
-    for candidate in candidates {
+/// Newer archives of Docker have both tables. The layout counts; Docker's own list adds names that the layout leaves out, and
+/// images, since some versions wrote a layout without any.
+fn merge(
+    members: &Members,
+    control: &Control,
+    mut layout: Vec<Candidate>,
+    docker: Vec<DockerImage>,
+) -> Vec<Candidate> {
+    let mut rest = docker;
+    for candidate in &mut layout {
         let Origin::Manifest(descriptor) = &candidate.origin else { continue };
         let Ok((digest, bytes)) = oci_layout::document_blob(members, descriptor, "manifest", control) else {
             continue;
         };
         let Ok(manifest) = Manifest::parse(&format!("manifest {digest}"), &bytes) else { continue };
         let Some((_, hex)) = manifest.config.digest.split_once(':') else { continue };
-        for image in images.iter().filter(|image| image.config.contains(hex)) {
-            let new =
-                image.repo_tags.iter().filter(|tag| !candidate.is_called(tag)).cloned().collect::<Vec<_>>();
+        for image in rest.extract_if(.., |image| image.config.contains(hex)) {
+            let new: Vec<String> =
+                image.repo_tags.into_iter().filter(|tag| !candidate.is_called(tag)).collect();
             candidate.names.extend(new);
         }
     }
-    Ok(())
+    let first = layout.iter().map(|c| c.group + 1).max().unwrap_or(0);
+    let more = docker_archive::candidates(rest).into_iter();
+    layout.extend(more.map(|c| Candidate { group: c.group + first, ..c }));
+    layout
 }
 
 /// One image of a [`Source`], its documents checked, its layers not yet.
@@ -512,7 +517,7 @@ impl SourceImage {
                 }
             })
             .collect();
-        unpack_to_directory(jobs, target.as_ref()).map_err(|error| self.blame(error))
+        snapshot::unpack_to_directory(jobs, target.as_ref()).map_err(|error| self.blame(error))
     }
 
     /// Damaged content shows as whatever the decoder stumbles over first. When the blob is not what its descriptor says,
@@ -531,10 +536,4 @@ impl SourceImage {
             Ok(_) => error,
         }
     }
-}
-
-/// Until the flat backend is there.
-pub(crate) fn unpack_to_directory(jobs: Vec<LayerJob>, _target: &Path) -> Result<()> {
-    let _ = jobs;
-    Err(Error::UnsupportedLayer { what: "unpacking into a plain directory, for the moment".into() })
 }

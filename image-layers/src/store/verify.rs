@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob, SnapshotKind, remove_tree};
-use crate::{Digest, Error, Image, Result, Verifier};
+use crate::{Class, Digest, Error, Image, Result, Verifier};
 
 use super::compare::difference;
 use super::layers::LayerDocument;
@@ -145,10 +145,11 @@ impl Store {
             control: Control::default().layer(Step::Unpack, index, image.layers().len(), layer.size),
         };
         let backend = snapshot::snapshotter(self.backend());
-        // A layer below that is damaged may be unreadable; it is told of itself.
         match snapshot::unpack(backend, &below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
-            Err(Error::InvalidIndex { .. }) => return Ok(None),
-            other => other?,
+            Ok(()) => {}
+            // The blob is damaged, or a layer below is. Both are told of by themselves.
+            Err(error) if error.class() != Class::Io => return Ok(None),
+            Err(error) => return Err(error),
         }
         let damage = match difference(&again, &path.join("data")) {
             Ok(None) => None,
