@@ -79,10 +79,12 @@ pub enum Error {
     },
 
     /// An OCI hook failed and the specification makes that fatal.
-    #[error("hook {kind} {}: {reason}", path.display())]
+    #[error("error running {kind} hook #{index}: {}: {reason}", path.display())]
     Hook {
         /// Kind of the hook, as in `createRuntime`.
         kind: &'static str,
+        /// Its place in the list of its kind, from 0.
+        index: usize,
         /// The program of the hook.
         path: PathBuf,
         /// Its exit status and what it wrote to stderr, that it timed out, or that it could not be started.

@@ -3,6 +3,7 @@
 mod capability;
 mod error;
 mod features;
+mod hooks;
 mod id_map;
 mod mount_options;
 pub mod seccomp;
@@ -13,6 +14,7 @@ mod user;
 pub use capability::CapabilitySets;
 pub use error::{Error, Result};
 pub use features::features;
+pub use hooks::{HookKind, HookState, run_hooks};
 pub use id_map::{IdMapping, SubordinateRange};
 pub use oci_spec;
 pub use step::Step;
