@@ -155,17 +155,12 @@ impl<'a> Directory<'a> {
     }
 
     /// Gives the settled layer its final shape: directories nobody needed so far, overlay's markers, and all metadata of
-    /// directories, deepest first, so that nothing changes their times afterwards.
+    /// directories but the root, deepest first, so that nothing changes their times afterwards.
     pub(crate) fn complete(&mut self, tree: &mut Tree, markers: Markers) -> Result<()> {
         let mut walk = Walk::new(NodeId::ROOT);
         while let Some(visit) = walk.next(tree) {
             let (Visit::Enter(id) | Visit::Leave(id)) = visit;
-            let Some(parent) = tree.parent(id) else {
-                if matches!(visit, Visit::Leave(_)) {
-                    self.complete_root(tree, markers)?;
-                }
-                continue;
-            };
+            let Some(parent) = tree.parent(id) else { continue };
             match (visit, tree.node(id).kind) {
                 (Visit::Enter(_), NodeKind::Directory) if !tree.node(id).has(flags::MADE) => {
                     let dir = self.directory(tree, parent)?;
@@ -210,21 +205,8 @@ impl<'a> Directory<'a> {
         Ok(())
     }
 
-    fn complete_root(&self, tree: &Tree, markers: Markers) -> Result<()> {
-        let meta = metadata_of(tree, NodeId::ROOT);
-        let finish = || {
-            if tree.node(NodeId::ROOT).has(flags::HIDES)
-                && let Some(attribute) = markers.opaque()
-            {
-                rustix::fs::fsetxattr(&self.root, attribute, b"y", XattrFlags::empty())?;
-            }
-            metadata::finish_file(self.root.as_fd(), &meta, self.owners, false)
-        };
-        finish().map_err(failed("set metadata of", b"/"))
-    }
-
-    /// Sets the metadata of a finished tree's root once more, after something else was in it for a while.
-    pub(crate) fn restore_root(tree: &Tree, root: OwnedFd) -> Result<()> {
+    /// Sets the metadata of the root, the very last thing: an ordinary user may be locked out by it.
+    pub(crate) fn complete_root(tree: &Tree, root: OwnedFd) -> Result<()> {
         let meta = metadata_of(tree, NodeId::ROOT);
         metadata::finish_file(root.as_fd(), &meta, Ownership::of_process(), false)
             .map_err(failed("set metadata of", b"/"))

@@ -19,6 +19,11 @@ impl NodeId {
     pub(crate) fn number(self) -> u32 {
         self.0
     }
+
+    /// The entry that had this number.
+    pub(crate) fn from_number(number: u32) -> NodeId {
+        NodeId(number)
+    }
 }
 
 /// No node; a plain `Option<NodeId>` would take twice the space.

@@ -60,6 +60,11 @@ fn unpack_within(jobs: &mut Vec<LayerJob>, target: &Path, staging: &Path) -> Res
         mkdir(&job.scratch)?;
     }
     let controls: Vec<_> = jobs.iter().map(|job| job.control.clone()).collect();
+    if jobs.is_empty() {
+        // An image without layers is an empty root.
+        remove_tree(staging)?;
+        return Directory::complete_root(&Tree::new(), open(target)?);
+    }
     let mut merged = Merged::new();
     let stage = |blob: Blob<'_>, scratch: &Path| stage_directory(blob, &scratch.join("fs"));
     stage_all(&stage, std::mem::take(jobs), |number, mut tree| {
@@ -75,7 +80,7 @@ fn unpack_within(jobs: &mut Vec<LayerJob>, target: &Path, staging: &Path) -> Res
             remove_tree(&scratch)?;
             if last {
                 remove_tree(staging)?;
-                Directory::restore_root(&tree, open(target)?)?;
+                Directory::complete_root(&tree, open(target)?)?;
             }
             Ok(())
         })?;
@@ -132,7 +137,8 @@ pub(super) fn settle_directory(
     let writers = Writers::new(0, owners);
     let mut sink = Directory::new(open(dir)?, &writers, owners, umask_is_zero);
     settle(tree, below, &mut sink)?;
-    sink.complete(tree, markers)
+    sink.complete(tree, markers)?;
+    Directory::complete_root(tree, open(dir)?)
 }
 
 /// Settles without the final touch, for a layer that moves on.

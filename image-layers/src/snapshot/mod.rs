@@ -5,6 +5,7 @@
 //! where it lies, what it is called, when it may go.
 
 mod directory;
+mod erofs;
 mod overlay;
 mod probe;
 mod unpack;
@@ -121,7 +122,7 @@ pub(crate) fn snapshotter(kind: SnapshotKind) -> &'static dyn Snapshotter {
     match kind {
         SnapshotKind::Overlay => &overlay::Overlay,
         SnapshotKind::Copy => &overlay::Overlay,
-        SnapshotKind::Erofs => &overlay::Overlay,
+        SnapshotKind::Erofs => &erofs::Erofs,
     }
 }
 

@@ -19,9 +19,10 @@ pub fn probe_snapshots(dir: &Path) -> Vec<SnapshotProbe> {
     SnapshotKind::ALL.into_iter().map(|kind| SnapshotProbe { kind, refused: refusal(kind, dir) }).collect()
 }
 
-fn refusal(kind: SnapshotKind, _dir: &Path) -> Option<String> {
+fn refusal(kind: SnapshotKind, dir: &Path) -> Option<String> {
     match kind {
         SnapshotKind::Overlay => None,
-        SnapshotKind::Copy | SnapshotKind::Erofs => Some("not yet".to_owned()),
+        SnapshotKind::Copy => Some("not yet".to_owned()),
+        SnapshotKind::Erofs => super::erofs::refusal(dir),
     }
 }
