@@ -72,14 +72,13 @@ struct Plan {
 }
 
 impl Writer {
-    /// Completes the image: `tree` says under which names the files are found, and has everything else. `uuid` identifies
-    /// the file system; it should follow from the content.
+    /// Completes the image: `tree` says under which names the files are found, and has everything else.
     ///
     /// # Errors
     ///
     /// [`Error::UnsupportedLayer`](crate::Error::UnsupportedLayer) for what EROFS does not have,
     /// [`Error::Io`](crate::Error::Io).
-    pub(crate) fn finish(mut self, tree: &impl Tree, uuid: [u8; 16]) -> Result<()> {
+    pub(crate) fn finish(mut self, tree: &impl Tree) -> Result<()> {
         self.put_shelf()?;
         self.output.align()?;
         self.output.flush()?;
@@ -95,10 +94,9 @@ impl Writer {
             self.directory(tree, &plan, at, &mut first)?;
         }
         let superblock = Superblock {
+            identity: self.identity,
             inodes: plan.inodes.iter().filter(|known| known.links > 0).count() as u64,
             blocks: self.output.end()?,
-            epoch: self.epoch.unwrap_or_default(),
-            uuid,
         };
         superblock.write(&mut first);
         self.output.write_at(0, &first)

@@ -22,40 +22,71 @@ const COMPAT_MTIME: u32 = 2;
 /// Bytes in a directory entry without its name.
 pub(super) const DIRENT: usize = 12;
 
+/// What makes an image that image before it is complete.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    pub(super) uuid: [u8; 16],
+    /// The time of all short inodes; known with the first inode.
+    pub(super) epoch: Option<Timestamp>,
+}
+
+/// Stands in place of the magic number as long as the image is incomplete but has its epoch.
+const EPOCH_KNOWN: u32 = 1;
+
+impl Identity {
+    /// Puts it where the superblock will be.
+    pub(super) fn write(&self, block: &mut [u8]) {
+        let record = &mut block[SUPERBLOCK..][..SUPERBLOCK_LEN];
+        put(record, 48, &self.uuid);
+        if let Some(epoch) = self.epoch {
+            put(record, 0, &EPOCH_KNOWN.to_le_bytes());
+            put(record, 24, &epoch.secs.to_le_bytes());
+            put(record, 32, &epoch.nanos.to_le_bytes());
+        }
+    }
+
+    /// What [`write`](Identity::write) put there.
+    pub(super) fn read(block: &[u8]) -> Identity {
+        let record = &block[SUPERBLOCK..][..SUPERBLOCK_LEN];
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&record[48..64]);
+        let epoch = Timestamp {
+            secs: i64::from(field(record, 24)) | i64::from(field(record, 28)) << 32,
+            nanos: field(record, 32),
+        };
+        Identity { uuid, epoch: (field(record, 0) == EPOCH_KNOWN).then_some(epoch) }
+    }
+}
+
 /// What only the whole image knows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Superblock {
+    pub(super) identity: Identity,
     pub(super) inodes: u64,
     pub(super) blocks: u32,
-    /// The time of all short inodes.
-    pub(super) epoch: Timestamp,
-    pub(super) uuid: [u8; 16],
 }
 
 impl Superblock {
     /// Fills the first block, which holds the root's inode already.
     pub(super) fn write(&self, block: &mut [u8]) {
+        self.identity.write(block);
         let record = &mut block[SUPERBLOCK..][..SUPERBLOCK_LEN];
         put(record, 0, &MAGIC.to_le_bytes());
         put(record, 8, &(COMPAT_CHECKSUM | COMPAT_MTIME).to_le_bytes());
         record[12] = BLOCK.ilog2() as u8;
         put(record, 14, &((ROOT / SLOT) as u16).to_le_bytes());
         put(record, 16, &self.inodes.to_le_bytes());
-        put(record, 24, &self.epoch.secs.to_le_bytes());
-        put(record, 32, &self.epoch.nanos.to_le_bytes());
         put(record, 36, &self.blocks.to_le_bytes());
-        put(record, 48, &self.uuid);
         let checksum = crc32c(&block[SUPERBLOCK..]);
         put(block, SUPERBLOCK + 4, &checksum.to_le_bytes());
     }
 
     /// Whether the first block of a file is that of an intact image.
     pub(super) fn check(block: &mut [u8]) -> std::result::Result<(), &'static str> {
-        let field = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-        if field(SUPERBLOCK) != MAGIC {
+        if field(block, SUPERBLOCK) != MAGIC {
             return Err("no EROFS superblock");
         }
-        let checksum = field(SUPERBLOCK + 4);
+        let checksum = field(block, SUPERBLOCK + 4);
         put(block, SUPERBLOCK + 4, &[0; 4]);
         if crc32c(&block[SUPERBLOCK..]) != checksum {
             return Err("checksum of the superblock");
@@ -178,6 +209,19 @@ const PREFIXES: [(u8, &[u8]); 5] = [
     (3, b"system.posix_acl_default"),
 ];
 
+/// Whether the kernel serves an attribute of this name from EROFS.
+pub(crate) fn has_attribute(name: &[u8]) -> bool {
+    split_name(name).is_some()
+}
+
+/// The number of a name's prefix, and the rest.
+fn split_name(name: &[u8]) -> Option<(u8, &[u8])> {
+    PREFIXES.iter().find_map(|(index, prefix)| {
+        let rest = name.strip_prefix(*prefix)?;
+        (rest.is_empty() != prefix.ends_with(b".")).then_some((*index, rest))
+    })
+}
+
 /// The extended attributes of one inode; nothing if there are none.
 pub(super) fn encode_xattrs(xattrs: &Xattrs) -> Result<Vec<u8>> {
     if xattrs.is_empty() {
@@ -190,12 +234,7 @@ pub(super) fn encode_xattrs(xattrs: &Xattrs) -> Result<Vec<u8>> {
     };
     let mut bytes = vec![0; 12];
     for (name, value) in xattrs {
-        let (index, rest) = PREFIXES
-            .iter()
-            .find_map(|(index, prefix)| {
-                let rest = name.strip_prefix(*prefix)?;
-                (rest.is_empty() != prefix.ends_with(b".")).then_some((*index, rest))
-            })
+        let (index, rest) = split_name(name)
             .ok_or_else(|| unsupported(name, "neither user, trusted, security nor an ACL"))?;
         let name_len = u8::try_from(rest.len()).map_err(|_| unsupported(name, "the name is too long"))?;
         let value_len =
@@ -210,6 +249,10 @@ pub(super) fn encode_xattrs(xattrs: &Xattrs) -> Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+pub(super) fn field(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {

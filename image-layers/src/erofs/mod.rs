@@ -30,6 +30,7 @@ use std::borrow::Cow;
 
 use crate::tar::Timestamp;
 
+pub(crate) use format::has_attribute;
 pub(crate) use read::Image;
 pub(crate) use writer::Writer;
 

@@ -1,7 +1,7 @@
 //! The image file: written from front to back in large pieces, with reserved places and a few late corrections.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -10,7 +10,7 @@ use super::format::BLOCK;
 
 /// What is collected before it is written.
 const BUFFER: usize = 256 << 10;
-/// What is written without being copied into the buffer, and left out if it is zeros.
+/// What is written without being copied into the buffer, and what is left out as a hole.
 const DIRECT: usize = 32 << 10;
 
 #[derive(Debug)]
@@ -23,16 +23,9 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// A new file; the position is `start`.
-    pub(super) fn create(path: &Path, start: u64) -> Result<Output> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(Error::io("create", path))?;
-        Ok(Output { file, path: path.to_path_buf(), buffer: Vec::new(), start })
+    /// Writes `file` from `start` on; `path` names it in errors.
+    pub(super) fn new(file: File, path: &Path, start: u64) -> Output {
+        Output { file, path: path.to_path_buf(), buffer: Vec::new(), start }
     }
 
     pub(super) fn position(&self) -> u64 {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 
 use super::Nid;
-use super::format::{BLOCK, Inode, SLOT, Superblock};
+use super::format::{BLOCK, Inode, SLOT, Superblock, field};
 
 /// A finished image.
 #[derive(Debug)]
@@ -46,17 +46,24 @@ impl Image {
         let mut bytes = [0; 32];
         self.read(place, &mut bytes)?;
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let (format, xattrs, mode) = (u16_at(0), u64::from(u16_at(2)), u16_at(4));
         if mode & 0o170000 != 0o100000 || format & !7 != 0 || !matches!(format >> 1, 0 | 2) {
             return Err(self.damaged("inode of a file"));
         }
         let short = format & 1 == 0;
-        let size =
-            if short { u64::from(u32_at(8)) } else { u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32 };
+        let size = if short {
+            u64::from(field(&bytes, 8))
+        } else {
+            u64::from(field(&bytes, 8)) | u64::from(field(&bytes, 12)) << 32
+        };
         let head = Inode::len(short) + if xattrs == 0 { 0 } else { 12 + (xattrs - 1) * 4 };
         let tail = if format >> 1 == 2 { size % BLOCK } else { 0 };
-        Ok(Body { size, blocks: u64::from(u32_at(16)) * BLOCK, in_blocks: size - tail, inline: place + head })
+        Ok(Body {
+            size,
+            blocks: u64::from(field(&bytes, 16)) * BLOCK,
+            in_blocks: size - tail,
+            inline: place + head,
+        })
     }
 
     /// Fills `buffer` with what is at `offset` of a file; returns how much of it, which is less than all only at the

@@ -1,11 +1,11 @@
 //! The part of an image that is written while the layer is read: files.
 
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 
-use crate::tar::Timestamp;
 use crate::{Error, Result};
 
-use super::format::{BLOCK, Inode, Layout, SLOT, encode_xattrs, links_field};
+use super::format::{BLOCK, Identity, Inode, Layout, SLOT, encode_xattrs, links_field};
 use super::output::{Output, block_number};
 use super::shelf::{self, Shelf};
 use super::{Metadata, Nid, Xattrs};
@@ -17,8 +17,7 @@ pub(crate) struct Writer {
     shelf: Option<Shelf>,
     /// What the file that was started last still lacks.
     body: Body,
-    /// The time that short inodes have.
-    pub(super) epoch: Option<Timestamp>,
+    pub(super) identity: Identity,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,15 +29,39 @@ struct Body {
 }
 
 impl Writer {
-    /// Creates the file, which must not exist. It has to be on a file system that EROFS can be mounted from, which
-    /// tmpfs is not.
+    /// Starts an image in a new, empty file, which `path` names in errors. It has to be on a file system that EROFS can
+    /// be mounted from, which tmpfs is not. `uuid` identifies the file system; it should follow from the content.
+    pub(crate) fn new(file: File, path: &Path, uuid: [u8; 16]) -> Writer {
+        let identity = Identity { uuid, epoch: None };
+        Writer { output: Output::new(file, path, BLOCK), shelf: None, body: Body::default(), identity }
+    }
+
+    /// Goes on with an image that was put aside by [`suspend`](Writer::suspend).
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub(crate) fn create(path: &Path) -> Result<Writer> {
-        let output = Output::create(path, BLOCK)?;
-        Ok(Writer { output, shelf: None, body: Body::default(), epoch: None })
+    pub(crate) fn resume(path: &Path) -> Result<Writer> {
+        let io = Error::io("open", path);
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        let end = file.metadata().map_err(Error::io("stat", path))?.len();
+        let output = Output::new(file, path, end);
+        let mut first = vec![0; BLOCK as usize];
+        output.read_at(0, &mut first)?;
+        Ok(Writer { output, shelf: None, body: Body::default(), identity: Identity::read(&first) })
+    }
+
+    /// Puts an unfinished image aside: nothing of it stays open or in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn suspend(mut self) -> Result<()> {
+        self.put_shelf()?;
+        self.output.end()?;
+        let mut first = vec![0; BLOCK as usize];
+        self.identity.write(&mut first);
+        self.output.write_at(0, &first)
     }
 
     /// Starts a file whose `size` bytes follow by [`append`](Writer::append) and [`skip`](Writer::skip), before anything
@@ -116,7 +139,7 @@ impl Writer {
     /// Whether the short form of an inode will do.
     pub(super) fn short(&mut self, metadata: &Metadata, size: u64) -> bool {
         let Metadata { uid, gid, mtime, .. } = *metadata;
-        *self.epoch.get_or_insert(mtime) == mtime
+        *self.identity.epoch.get_or_insert(mtime) == mtime
             && u16::try_from(uid.max(gid)).is_ok()
             && u32::try_from(size).is_ok()
     }
