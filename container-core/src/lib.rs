@@ -5,10 +5,13 @@ mod error;
 mod features;
 mod hooks;
 mod id_map;
+pub mod launch;
 mod mount_options;
+pub mod plan;
 pub mod seccomp;
 pub mod state;
 mod step;
+mod sys;
 mod user;
 
 pub use capability::CapabilitySets;

@@ -1,0 +1,74 @@
+//! From a failure record to an error that says what failed, on what, and where it helps, what to do.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::child::Failure;
+use super::{program, rootfs};
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::plan::operation::{Follow, Operation};
+
+/// What to say about a failed operation where the plan is not at hand.
+pub(super) fn phrase(operation: &Operation) -> String {
+    format!("{} {}", operation.step(), operation.subject())
+}
+
+/// The error for operation `index`.
+pub(super) fn explain(
+    operations: &[Operation],
+    index: usize,
+    failure: Failure,
+    text: &[u8],
+    plan: &Plan,
+) -> Error {
+    let source = std::io::Error::from_raw_os_error(failure.errno);
+    let Some(operation) = operations.get(index) else {
+        return Error::setup(crate::step::Step::Clone, "an unknown step", source);
+    };
+    match operation {
+        Operation::Locate | Operation::Exec => return exec(failure, text, plan),
+        Operation::Mount(mount) if mount.target.follow == Follow::None && failure.errno == libc::ELOOP => {
+            return Error::invalid(
+                format!("mounts: {}", mount.target.path.to_string_lossy()),
+                format!(
+                    "{} must be mounted on ordinary directory, and a symbolic link leads there",
+                    mount.kind.to_string_lossy()
+                ),
+            );
+        }
+        _ => {}
+    }
+    let mut subject = operation.subject();
+    match (operation, failure.detail) {
+        (Operation::Mount(mount), detail) if detail >= rootfs::OPTION => {
+            if let Some((key, value)) = mount.data.get((detail - rootfs::OPTION) as usize) {
+                let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy())).unwrap_or_default();
+                subject.push_str(&format!(": option {}{value}", key.to_string_lossy()));
+            }
+        }
+        (Operation::Overlay { .. }, detail) if detail >= rootfs::OPTION => {
+            subject.push_str(&format!(": layer {}", detail - rootfs::OPTION + 1));
+        }
+        (_, rootfs::PLACE) => subject.push_str(": its place in the root cannot be opened or made"),
+        (_, rootfs::OTHER_DEVICE) => subject.push_str(": something else is there"),
+        _ => {}
+    }
+    Error::setup(operation.step(), subject, source)
+}
+
+fn exec(failure: Failure, text: &[u8], plan: &Plan) -> Error {
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let named = PathBuf::from(OsStr::from_bytes(&text[..end]));
+    let command = plan.program.argv.first().map(|arg| PathBuf::from(OsStr::from_bytes(arg.to_bytes())));
+    let source = std::io::Error::from_raw_os_error(failure.errno);
+    let (path, interpreter) = match failure.detail {
+        // The lookup failed: the name that was asked for says more than the last place that was tried.
+        program::LOOKUP => (command.unwrap_or_default(), None),
+        program::INTERPRETER => (command.unwrap_or_default(), Some(named)),
+        program::EXEC => (named, None),
+        _ => (command.unwrap_or_default(), None),
+    };
+    Error::Exec { path, interpreter, source }
+}

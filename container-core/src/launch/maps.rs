@@ -1,0 +1,122 @@
+//! User namespaces: writing their id maps, and making one for the owners of an idmapped mount.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::Command;
+
+use super::launcher::{self, Surroundings};
+use super::shield::Shield;
+use super::{serve, wiring};
+use crate::error::{Error, Result};
+use crate::id_map::{self, IdMapping};
+use crate::plan::{Maps, Plan};
+use crate::step::Step;
+use crate::sys::clone::{CLONE_CLEAR_SIGHAND, CloneArgs, Cradle, Main};
+
+
+/// Writes the maps of process `pid`, which is alone in its new user namespace.
+pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
+    let privileged = rustix::process::geteuid().is_root();
+    let own = |list: &[IdMapping], id: u32| matches!(list, [only] if only.size == 1 && only.host_id == id);
+    let single = own(&maps.uids, rustix::process::geteuid().as_raw())
+        && own(&maps.gids, rustix::process::getegid().as_raw());
+    if privileged || single {
+        Shield::restore_for_now();
+        // Without rights a map of groups is taken only once nobody inside can drop groups any more.
+        if !privileged {
+            write_file(pid, "setgroups", "deny")?;
+        }
+        write_file(pid, "uid_map", &id_map::lines(&maps.uids))?;
+        return write_file(pid, "gid_map", &id_map::lines(&maps.gids));
+    }
+    helper("newuidmap", pid, &maps.uids)?;
+    helper("newgidmap", pid, &maps.gids)
+}
+
+fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{name}");
+    let attempt = || File::options().write(true).open(&path)?.write_all(value.as_bytes());
+    let mut tries = 0;
+    loop {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            // Another launch of this program may just have made its files in /proc root's for a moment.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) && tries < 100 => {
+                tries += 1;
+                Shield::restore_for_now();
+                std::thread::yield_now();
+            }
+            Err(e) => {
+                return Err(Error::setup(Step::MapIds, format!("{name}: {}", value.trim().replace('\n', ", ")), e));
+            }
+        }
+    }
+}
+
+/// Ranges that were granted to an ordinary user are mapped by a helper that may.
+fn helper(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg(pid.to_string());
+    for map in maps {
+        command.args([map.container_id.to_string(), map.host_id.to_string(), map.size.to_string()]);
+    }
+    let output = command.output().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::unsupported(
+            "a map of several ids",
+            format!("{program} is not installed (package uidmap); an ordinary user may map only the own id"),
+        ),
+        _ => Error::setup(Step::MapIds, program, e),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::setup(Step::MapIds, format!("{program}: {words}"), std::io::Error::from(std::io::ErrorKind::PermissionDenied)))
+}
+
+/// A process that only holds a namespace open until it is killed.
+#[derive(Debug)]
+struct Holder;
+
+impl Main for Holder {
+    fn main(&mut self) -> ! {
+        loop {
+            let _ = crate::sys::fd::wait_for_ever();
+        }
+    }
+}
+
+/// A user namespace with these maps, for an idmapped mount. Gives its descriptor.
+pub(super) fn user_namespace(maps: &Maps) -> Result<i32> {
+    let failed = |e: std::io::Error| Error::setup(Step::Idmap, "a mount: its user namespace", e);
+    let mut cradle = Cradle::new(Holder).map_err(failed)?;
+    let flags = libc::CLONE_NEWUSER as u64 | CLONE_CLEAR_SIGHAND;
+    let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let pid = launcher::clone(Surroundings::Host, cradle.ready(args))?;
+    let pidfd = wiring::adopt(cradle.pidfd());
+    let opened = write(pid, maps).and_then(|()| {
+        let file = File::open(format!("/proc/{pid}/ns/user")).map_err(failed)?;
+        crate::sys::fd::duplicate_above(file.as_raw_fd(), 3).map_err(|errno| failed(errno.into()))
+    });
+    serve::put_down(pidfd.as_fd());
+    opened
+}
+
+/// Why a clone failed, where a setting of the host is the reason.
+pub(super) fn explain_clone(error: Error, plan: &Plan) -> Error {
+    if plan.clone_flags & libc::CLONE_NEWUSER as u64 == 0 {
+        return error;
+    }
+    let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    for (path, name, bad) in [
+        ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0"),
+        ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "0"),
+        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "kernel.apparmor_restrict_unprivileged_userns", "1"),
+    ] {
+        if read(path).as_deref() == Some(bad) && matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES)) {
+            return Error::UserNamespacesForbidden { setting: format!("{name}={bad}"), file: path.into() };
+        }
+    }
+    error
+}

@@ -1,0 +1,317 @@
+//! Running a plan: the parent's side of starting a process.
+//!
+//! The calling thread opens what of the host is to be seen inside, makes the control group, has a [launcher] clone, and serves the
+//! new process until it has executed the command. What runs in that process is in [`child`]; what the two say to each other is
+//! in [`protocol`]. Whatever fails, the process is reaped and everything made so far is gone before an error is returned.
+
+mod cgroups;
+mod child;
+mod copy_up;
+mod extra;
+mod failure;
+mod gate;
+mod identity;
+mod launcher;
+mod maps;
+mod path;
+mod program;
+mod protocol;
+mod rootfs;
+mod serve;
+mod shield;
+mod terminal;
+mod wiring;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+pub use gate::release;
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::plan::operation::Operation;
+use crate::step::Step;
+use crate::sys::clone::{CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneArgs, Cradle, Main};
+use child::{Context, GateKind};
+use launcher::Surroundings;
+use serve::{Outcome, Server};
+use shield::Shield;
+use wiring::Wiring;
+
+/// Descriptors a process starts with.
+#[derive(Debug, Default)]
+pub struct Io {
+    /// Standard input; `None`: the calling process's own.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output; `None`: the calling process's own.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error; `None`: the calling process's own.
+    pub stderr: Option<OwnedFd>,
+    /// Further descriptors with the number each has inside, 3 or more.
+    pub inherit: Vec<(OwnedFd, i32)>,
+    /// How many of the calling process's descriptors from 3 on stay as they are.
+    pub preserve: u32,
+    /// A connected Unix socket that gets the terminal's master side, when the process has a terminal. `None`: it is in
+    /// [`Running::terminal`].
+    pub console: Option<OwnedFd>,
+}
+
+/// How a created container waits for its start.
+#[derive(Clone, Debug)]
+pub enum Gate {
+    /// This process gives the order, by [`Created::start`]; if it ends before, the container does too.
+    Held,
+    /// Whoever calls [`release`] with this path does, from any process. The path is made here, as a Unix socket, and the container
+    /// waits on when the creator ends. Its directory may have any length; the socket is removed by the one who made the
+    /// directory.
+    Socket(PathBuf),
+}
+
+/// A process that executes its command.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Running {
+    /// Its id, as the calling process sees it. The pidfd is what identifies it.
+    pub pid: i32,
+    /// Refers to this very process, whatever happens to its number.
+    pub pidfd: OwnedFd,
+    /// The control group that was made for it. `None` for a process that joined, or where none was made.
+    pub cgroup: Option<cgroup::Cgroup>,
+    /// The master side of its terminal, when it has one and nobody else got it.
+    pub terminal: Option<OwnedFd>,
+    /// Limits that this host could not set, where they were asked for as best effort.
+    pub skipped: Vec<String>,
+}
+
+/// A process with everything set up that waits for the order to execute its command.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Created {
+    /// As in [`Running`].
+    pub pid: i32,
+    /// As in [`Running`].
+    pub pidfd: OwnedFd,
+    /// As in [`Running`].
+    pub cgroup: Option<cgroup::Cgroup>,
+    /// As in [`Running`].
+    pub terminal: Option<OwnedFd>,
+    /// As in [`Running`].
+    pub skipped: Vec<String>,
+    held: Option<(OwnedFd, Plan)>,
+}
+
+/// A running container to start one more process in.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// Its first process.
+    pub pidfd: BorrowedFd<'a>,
+    /// Its number.
+    pub pid: i32,
+    /// The control group the new process enters.
+    pub cgroup: Option<&'a cgroup::Cgroup>,
+}
+
+/// Starts the container of a plan and returns when its command runs.
+///
+/// # Errors
+/// [`Error::Setup`] with the step that failed, [`Error::Exec`] when the command cannot be executed, [`Error::Limit`] for a limit
+/// that cannot be set, [`Error::Hook`] for a hook that failed. Nothing is left behind then.
+pub fn spawn(plan: &Plan, io: Io) -> Result<Running> {
+    let (started, _) = start(plan, io, GateKind::Open, None)?;
+    Ok(started)
+}
+
+/// Sets the container of a plan up and returns when only the order to start is missing.
+///
+/// # Errors
+/// As [`spawn`]; that the command is not there or may not be executed shows here already.
+pub fn create(plan: &Plan, io: Io, gate: Gate) -> Result<Created> {
+    let (started, held) = match &gate {
+        Gate::Held => {
+            let (started, channel) = start(plan, io, GateKind::Held, None)?;
+            (started, channel.map(|channel| (channel, plan.clone())))
+        }
+        Gate::Socket(path) => {
+            let listener = gate::listen(path)?;
+            let started = start(plan, io, GateKind::Socket(listener.as_raw_fd()), None);
+            if started.is_err() {
+                let _ = std::fs::remove_file(path);
+            }
+            (started?.0, None)
+        }
+    };
+    let Running { pid, pidfd, cgroup, terminal, skipped } = started;
+    Ok(Created { pid, pidfd, cgroup, terminal, skipped, held })
+}
+
+/// Starts one more process in a running container, by a plan made with [`Plan::exec`].
+///
+/// # Errors
+/// As [`spawn`].
+pub fn exec(target: &Target<'_>, plan: &Plan, io: Io) -> Result<Running> {
+    let (started, _) = start(plan, io, GateKind::Open, Some(target))?;
+    Ok(started)
+}
+
+impl Created {
+    /// Gives the order to start and returns when the command runs. For a container made with [`Gate::Held`].
+    ///
+    /// # Errors
+    /// As [`spawn`], and [`Error::Invalid`] for one made with [`Gate::Socket`]: that is started with [`release`].
+    pub fn start(mut self) -> Result<Running> {
+        let Some((channel, plan)) = self.held.take() else {
+            return Err(Error::invalid("start", "the container waits at a socket: use release with its path"));
+        };
+        let outcome = gate::order(&channel).and_then(|()| {
+            let mut server = Server::new(&plan, channel, self.pid, self.pidfd.as_fd(), None);
+            server.serve(&plan.inside)
+        });
+        if let Err(error) = outcome {
+            serve::put_down(self.pidfd.as_fd());
+            if let Some(cgroup) = &self.cgroup {
+                let _ = cgroup.remove();
+            }
+            return Err(error);
+        }
+        let Self { pid, pidfd, cgroup, terminal, skipped, .. } = self;
+        Ok(Running { pid, pidfd, cgroup, terminal, skipped })
+    }
+}
+
+/// The interpreter and its part of the plan, as the new process has them.
+#[derive(Debug)]
+struct Child {
+    operations: *const [Operation],
+    context: Context,
+}
+
+impl Main for Child {
+    fn main(&mut self) -> ! {
+        child::main(crate::sys::clone::borrow(&self.operations), &mut self.context)
+    }
+}
+
+fn start(
+    plan: &Plan,
+    io: Io,
+    gate: GateKind,
+    target: Option<&Target<'_>>,
+) -> Result<(Running, Option<OwnedFd>)> {
+    let cgroup = cgroups::make(plan.cgroup.as_ref())?;
+    let started = start_in(plan, io, gate, target, &cgroup);
+    if started.is_err() {
+        if let Some(made) = &cgroup.group {
+            // The error that counts is the one that led here.
+            let _ = made.remove();
+        }
+    }
+    let (pid, pidfd, terminal, channel) = started?;
+    let running = Running { pid, pidfd, cgroup: cgroup.group, terminal, skipped: cgroup.skipped };
+    Ok((running, channel))
+}
+
+type Started = (i32, OwnedFd, Option<OwnedFd>, Option<OwnedFd>);
+
+fn start_in(
+    plan: &Plan,
+    io: Io,
+    gate: GateKind,
+    target: Option<&Target<'_>>,
+    cgroup: &cgroups::Made,
+) -> Result<Started> {
+    let mut wiring = Wiring::new(plan, io, gate, target)?;
+    let entry = match (target.and_then(|target| target.cgroup), &cgroup.group) {
+        (Some(group), _) | (None, Some(group)) => Some(group.entry().map_err(cgroups::error)?),
+        (None, None) => None,
+    };
+    wiring.prepare(plan, entry.as_ref())?;
+
+    let hidden = plan.isolated;
+    let shares_memory = plan.may_share_memory && gate == GateKind::Open;
+    let shield = shares_memory.then(|| Shield::raise(hidden));
+    let context = wiring.context(plan, gate, shares_memory, entry.as_ref());
+    let state = Child { operations: &raw const *plan.inside, context };
+    let mut cradle = Cradle::new(state).map_err(|e| Error::setup(Step::Clone, "a stack", e))?;
+
+    let mut args = CloneArgs { flags: plan.clone_flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    if shares_memory {
+        args.flags |= libc::CLONE_VM as u64;
+        if plan.suspends_launcher {
+            args.flags |= libc::CLONE_VFORK as u64;
+        }
+    }
+    args.flags |= CLONE_CLEAR_SIGHAND;
+    if let Some(into) = entry.as_ref().and_then(|entry| entry.clone_into.as_ref()) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = into.as_raw_fd() as u64;
+    }
+    let surroundings = match (plan.isolated, &plan.maps) {
+        (false, _) => Surroundings::Host,
+        (true, None) => Surroundings::Empty,
+        (true, Some(_)) => Surroundings::Visible,
+    };
+    let ready = cradle.ready(args);
+    let pid = match launcher::clone(surroundings, ready) {
+        Ok(pid) => pid,
+        Err(error) => {
+            cradle.vacate();
+            return Err(maps::explain_clone(error, plan));
+        }
+    };
+    let pidfd = wiring::adopt(cradle.pidfd());
+    let Some(channel) = wiring.parent_side() else {
+        serve::put_down(pidfd.as_fd());
+        cradle.vacate();
+        return Err(Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+    };
+
+    let mut server = Server::new(plan, channel, pid, pidfd.as_fd(), wiring.console.take());
+    let outcome = server.serve(&plan.inside);
+    let (pid, successor, terminal, channel) = server.finish();
+    let announced = cradle_executing(&cradle, shares_memory);
+    let result = match outcome {
+        Ok(Outcome::Executed { announced: told }) if told || announced => Ok(None),
+        Ok(Outcome::Executed { .. }) => Err(Error::setup(
+            Step::Clone,
+            "the process ended before its command ran (killed from outside?)",
+            std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
+        )),
+        Ok(Outcome::Ready) => Ok(Some(channel)),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(channel) => {
+            cradle.vacate();
+            drop(shield);
+            let pidfd = match successor {
+                Some(successor) => {
+                    // The process that went first has ended; its status is of no interest.
+                    serve::reap(pidfd.as_fd());
+                    successor
+                }
+                None => pidfd,
+            };
+            Ok((pid, pidfd, terminal, channel))
+        }
+        Err(error) => {
+            serve::put_down(pidfd.as_fd());
+            if let Some(successor) = &successor {
+                serve::put_down(successor.as_fd());
+            }
+            cradle.vacate();
+            drop(shield);
+            Err(error)
+        }
+    }
+}
+
+fn cradle_executing(cradle: &Cradle<Child>, shares_memory: bool) -> bool {
+    shares_memory && cradle.state().context.executing
+}
+
+/// An owned copy above `min`.
+fn raise(fd: BorrowedFd<'_>, min: i32) -> Result<OwnedFd> {
+    let raw = crate::sys::fd::duplicate_above(fd.as_raw_fd(), min)
+        .map_err(|errno| Error::setup(Step::Descriptors, "", errno))?;
+    Ok(wiring::adopt(raw))
+}

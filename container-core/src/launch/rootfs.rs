@@ -1,0 +1,327 @@
+//! The operations on mounts: the root and what is in it.
+
+use std::ffi::CStr;
+
+use crate::plan::operation::{Device, EMPTY, Layer, NULL, NewMount, Operation, Overlay, ROOT, Target};
+use crate::sys::mount::MountAttr;
+use crate::sys::raw::{Errno, Sys};
+use crate::sys::{fd, mount};
+
+use super::child::{Context, Done, Failure, change, set_slot, slot_of};
+use super::{copy_up, path};
+
+/// In [`Failure::detail`] of a mount: this plus the index of the option that was refused.
+pub(crate) const OPTION: u32 = 1000;
+/// In [`Failure::detail`] of a mount: its place could not be opened or made.
+pub(crate) const PLACE: u32 = 1;
+/// In [`Failure::detail`] of a device: what is there is another.
+pub(crate) const OTHER_DEVICE: u32 = 2;
+
+const NULL_DEVICE: u64 = libc::makedev(1, 3);
+
+pub(super) fn perform(operation: &Operation, context: &mut Context) -> Done {
+    match operation {
+        Operation::OpenTree { slot, path, recursive, follow } => {
+            let tree = mount::clone_tree(fd::CWD, path, *recursive, *follow)?;
+            set_slot(context, *slot, tree);
+        }
+        Operation::OpenNull => {
+            let tree = mount::clone_tree(fd::CWD, c"/dev/null", false, false)?;
+            set_slot(context, NULL, tree);
+            verify_device(tree, libc::S_IFCHR, NULL_DEVICE)?;
+        }
+        Operation::OpenEmpty => {
+            let filesystem = mount::fs_open(c"tmpfs")?;
+            let made = mount::fs_set(filesystem, c"size", Some(c"0"))
+                .and_then(|()| mount::fs_set(filesystem, c"mode", Some(c"555")))
+                .and_then(|()| {
+                    use crate::mount_options::attr::{NODEV, NOEXEC, NOSUID, RDONLY};
+                    mount::fs_create(filesystem, RDONLY | NODEV | NOEXEC | NOSUID)
+                });
+            fd::close(filesystem);
+            set_slot(context, EMPTY, made?);
+        }
+        Operation::Overlay { slot, overlay } => {
+            let made = overlay_mount(overlay)?;
+            set_slot(context, *slot, made);
+        }
+        Operation::SetAttributes { slot, attr, recursive, .. } => {
+            mount::set_attributes(slot_of(context, *slot), attr, *recursive)?;
+        }
+        Operation::Idmap { slot, userns, recursive, .. } => {
+            let attr = MountAttr {
+                set: crate::mount_options::attr::IDMAP,
+                userns: slot_of(context, *userns) as u64,
+                ..MountAttr::default()
+            };
+            mount::set_attributes(slot_of(context, *slot), &attr, *recursive)?;
+        }
+        Operation::Isolate { flags } => mount::root_propagation(*flags)?,
+        Operation::AttachRoot { path } => {
+            let root = slot_of(context, ROOT);
+            mount::attach_at(root, path)?;
+            context.scratch.root = root;
+        }
+        Operation::OpenRoot { path } => {
+            context.scratch.root = fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        }
+        Operation::Mount(new) => new_mount(context.scratch.root, new)?,
+        Operation::Attach { slot, target, .. } => {
+            let mount = slot_of(context, *slot);
+            attach(context.scratch.root, mount, target)?;
+        }
+        Operation::Remount { target, changes } => {
+            let place = path::open(context.scratch.root, &target.path).map_err(at_place)?;
+            let result = change(place, changes);
+            fd::close(place);
+            result?;
+        }
+        Operation::Device(device) => make_device(context, device)?,
+        Operation::Link { target, path } => make_link(context.scratch.root, target, path)?,
+        Operation::Mask { path } => mask(context, path)?,
+        Operation::ReadOnly { path } => read_only(context.scratch.root, path)?,
+        Operation::RootPropagation { propagation, recursive } => {
+            let attr = MountAttr { propagation: *propagation, ..MountAttr::default() };
+            mount::set_attributes(context.scratch.root, &attr, *recursive)?;
+        }
+        Operation::RootReadOnly => {
+            let attr = MountAttr { set: crate::mount_options::attr::RDONLY, ..MountAttr::default() };
+            mount::set_attributes(context.scratch.root, &attr, false)?;
+        }
+        Operation::MoveRoot => {
+            fd::fchdir(context.scratch.root)?;
+            mount::move_here_to_root()?;
+            fd::chroot_here()?;
+        }
+        Operation::PivotRoot => {
+            fd::fchdir(context.scratch.root)?;
+            mount::pivot_root_here()?;
+            mount::detach_here()?;
+            fd::fchdir(context.scratch.root)?;
+        }
+        Operation::ChangeRoot => {
+            fd::fchdir(context.scratch.root)?;
+            fd::chroot_here()?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn at_place(errno: Errno) -> Failure {
+    Failure { errno: errno.0, detail: PLACE }
+}
+
+fn is_directory(fd: i32) -> Sys<bool> {
+    Ok(fd::stat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+fn verify_device(fd: i32, kind: u32, number: u64) -> Done {
+    let stat = fd::stat(fd)?;
+    if stat.st_mode & libc::S_IFMT == kind && stat.st_rdev == number {
+        Ok(())
+    } else {
+        Err(Failure { errno: libc::ENODEV, detail: OTHER_DEVICE })
+    }
+}
+
+/// Puts a detached mount on its target, which becomes a directory or a file like the mount's own root.
+fn attach(root: i32, mount: i32, target: &Target) -> Done {
+    let place = path::open_target(root, target, is_directory(mount)?).map_err(at_place)?;
+    let result = mount::attach(mount, place);
+    fd::close(place);
+    Ok(result?)
+}
+
+fn new_mount(root: i32, new: &NewMount) -> Done {
+    let place = path::open_target(root, &new.target, true).map_err(at_place)?;
+    let result = new_mount_at(place, new);
+    fd::close(place);
+    result
+}
+
+fn new_mount_at(place: i32, new: &NewMount) -> Done {
+    let filesystem = mount::fs_open(&new.kind)?;
+    let made = configure(filesystem, new);
+    fd::close(filesystem);
+    let made = made?;
+    let result = fill(made, place, new).and_then(|()| Ok(mount::attach(made, place)?));
+    fd::close(made);
+    result
+}
+
+fn configure(filesystem: i32, new: &NewMount) -> Result<i32, Failure> {
+    mount::fs_set(filesystem, c"source", Some(&new.source))?;
+    for (index, (key, value)) in new.data.iter().enumerate() {
+        mount::fs_set(filesystem, key, value.as_deref())
+            .map_err(|errno| Failure { errno: errno.0, detail: OPTION + index as u32 })?;
+    }
+    let mut attributes = new.attributes;
+    if new.copy_up {
+        attributes &= !crate::mount_options::attr::RDONLY;
+    }
+    Ok(mount::fs_create(filesystem, attributes)?)
+}
+
+fn fill(made: i32, place: i32, new: &NewMount) -> Done {
+    if new.copy_up {
+        copy_up::copy(place, made)?;
+        let read_only = new.attributes & crate::mount_options::attr::RDONLY;
+        if read_only != 0 {
+            mount::set_attributes(made, &MountAttr { set: read_only, ..MountAttr::default() }, false)?;
+        }
+    }
+    Ok(change(made, &new.after)?)
+}
+
+/// Layers by descriptor: no option string with paths in it, so no limit on their number and nothing to quote.
+fn overlay_mount(overlay: &Overlay) -> Result<i32, Failure> {
+    if let ([Layer::Erofs(file)], None) = (&overlay.lower[..], &overlay.upper) {
+        return Ok(erofs(file)?);
+    }
+    let filesystem = mount::fs_open(c"overlay")?;
+    let made = overlay_layers(filesystem, overlay);
+    fd::close(filesystem);
+    made
+}
+
+fn overlay_layers(filesystem: i32, overlay: &Overlay) -> Result<i32, Failure> {
+    for (index, layer) in overlay.lower.iter().enumerate() {
+        let failed = |errno: Errno| Failure { errno: errno.0, detail: OPTION + index as u32 };
+        let (opened, path) = match layer {
+            Layer::Directory(path) => {
+                (fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed)?, Some(path))
+            }
+            Layer::Erofs(file) => (erofs(file).map_err(failed)?, None),
+        };
+        let mut result = mount::fs_set_fd(filesystem, c"lowerdir+", opened);
+        // By descriptor since Linux 6.13, by path since 6.5.
+        if let (Err(Errno(libc::EINVAL)), Some(path)) = (result, path) {
+            result = mount::fs_set(filesystem, c"lowerdir+", Some(path));
+        }
+        fd::close(opened);
+        result.map_err(failed)?;
+    }
+    if let Some((upper, work)) = &overlay.upper {
+        for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
+            let opened = fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+            let mut result = mount::fs_set_fd(filesystem, key, opened);
+            if let Err(Errno(libc::EINVAL)) = result {
+                result = mount::fs_set(filesystem, key, Some(path));
+            }
+            fd::close(opened);
+            result?;
+        }
+    }
+    if overlay.userxattr {
+        mount::fs_set(filesystem, c"userxattr", None)?;
+    }
+    if overlay.volatile {
+        mount::fs_set(filesystem, c"volatile", None)?;
+    }
+    Ok(mount::fs_create(filesystem, overlay.attributes)?)
+}
+
+fn erofs(file: &CStr) -> Sys<i32> {
+    let filesystem = mount::fs_open(c"erofs")?;
+    let made = mount::fs_set(filesystem, c"source", Some(file))
+        .and_then(|()| mount::fs_set(filesystem, c"ro", None))
+        .and_then(|()| mount::fs_create(filesystem, crate::mount_options::attr::RDONLY));
+    fd::close(filesystem);
+    made
+}
+
+fn make_device(context: &Context, device: &Device) -> Done {
+    let root = context.scratch.root;
+    if let Some(slot) = device.bind {
+        let source = slot_of(context, slot);
+        verify_device(source, device.mode & libc::S_IFMT, device.number)?;
+        let place = path::open_place(root, &device.path, false).map_err(at_place)?;
+        let result = mount::attach(source, place);
+        fd::close(place);
+        return Ok(result?);
+    }
+    let (parent, name) = path::open_parent(root, &device.path).map_err(at_place)?;
+    let result = make_node(parent, name, device);
+    fd::close(parent);
+    result
+}
+
+fn make_node(parent: i32, name: &CStr, device: &Device) -> Done {
+    match fd::mknodat(parent, name, device.mode, device.number) {
+        Ok(()) => {}
+        Err(Errno(libc::EEXIST)) => {
+            // Listed twice, or part of the image: the same device is as good as a new one.
+            let stat = fd::stat_at(parent, name)?;
+            let same = stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT
+                && (stat.st_rdev == device.number || device.mode & libc::S_IFMT == libc::S_IFIFO);
+            if !same {
+                return Err(Failure { errno: libc::EEXIST, detail: OTHER_DEVICE });
+            }
+            fd::chmod_at(parent, name, device.mode & 0o7777)?;
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    if device.uid != 0 || device.gid != 0 {
+        fd::chown_at(parent, name, device.uid, device.gid)?;
+    }
+    Ok(())
+}
+
+fn make_link(root: i32, target: &CStr, path: &CStr) -> Done {
+    let (parent, name) = path::open_parent(root, path).map_err(at_place)?;
+    let result = match fd::symlinkat(target, parent, name) {
+        // What the image has there stays.
+        Err(Errno(libc::EEXIST)) => Ok(()),
+        other => other,
+    };
+    fd::close(parent);
+    Ok(result?)
+}
+
+/// Covers a directory with an empty one, anything else with the null device. What is not there needs no hiding.
+fn mask(context: &mut Context, path: &CStr) -> Done {
+    let place = match path::open(context.scratch.root, path) {
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
+        other => other?,
+    };
+    let result = mask_at(context, place);
+    fd::close(place);
+    result
+}
+
+fn mask_at(context: &mut Context, place: i32) -> Done {
+    let directory = is_directory(place)?;
+    let slot = slot_of(context, if directory { EMPTY } else { NULL });
+    let attached =
+        if directory { &mut context.scratch.empty_attached } else { &mut context.scratch.null_attached };
+    if !*attached {
+        // The prepared mount itself; the next ones are copies of it, which can be had as soon as it is part of this namespace.
+        mount::attach(slot, place)?;
+        *attached = true;
+        return Ok(());
+    }
+    let copy = mount::clone_tree(slot, c"", false, true)?;
+    let result = mount::attach(copy, place);
+    fd::close(copy);
+    Ok(result?)
+}
+
+/// Binds a path over itself, read-only. The copy keeps all other flags of the mount it lies on.
+fn read_only(root: i32, path: &CStr) -> Done {
+    let place = match path::open(root, path) {
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
+        other => other?,
+    };
+    let result = read_only_at(place);
+    fd::close(place);
+    result
+}
+
+fn read_only_at(place: i32) -> Done {
+    let copy = mount::clone_tree(place, c"", true, true)?;
+    let attr = MountAttr { set: crate::mount_options::attr::RDONLY, ..MountAttr::default() };
+    let result = mount::set_attributes(copy, &attr, true).and_then(|()| mount::attach(copy, place));
+    fd::close(copy);
+    Ok(result?)
+}

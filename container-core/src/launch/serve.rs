@@ -1,0 +1,171 @@
+//! Serving a starting process until it has executed its command.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use super::child::Failure;
+use super::protocol::{self, Message};
+use super::{failure, identity, maps};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::plan::operation::{Operation, Request};
+use crate::step::Step;
+use crate::sys::socket;
+
+/// How serving ended well.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The channel is closed: by exec, when that was `announced`.
+    Executed { announced: bool },
+    /// The process waits at its gate.
+    Ready,
+}
+
+/// The parent's side of the channel.
+#[derive(Debug)]
+pub(super) struct Server<'a> {
+    plan: &'a Plan,
+    channel: OwnedFd,
+    pid: i32,
+    pidfd: BorrowedFd<'a>,
+    successor: Option<OwnedFd>,
+    console: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    announced: bool,
+}
+
+impl<'a> Server<'a> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        channel: OwnedFd,
+        pid: i32,
+        pidfd: BorrowedFd<'a>,
+        console: Option<OwnedFd>,
+    ) -> Self {
+        Self { plan, channel, pid, pidfd, successor: None, console, terminal: None, announced: false }
+    }
+
+    /// Process id, the pidfd of a second process that took over, the terminal, and the channel.
+    pub(super) fn finish(self) -> (i32, Option<OwnedFd>, Option<OwnedFd>, OwnedFd) {
+        (self.pid, self.successor, self.terminal, self.channel)
+    }
+
+    /// Does what the process asks for, until its command runs, it waits at its gate, or something failed.
+    pub(super) fn serve(&mut self, operations: &[Operation]) -> Result<Outcome> {
+        loop {
+            let mut message = [0; protocol::SIZE];
+            let (length, fd) = socket::receive(self.channel.as_raw_fd(), &mut message)
+                .map_err(|errno| Error::setup(Step::Clone, "the channel", errno))?;
+            let fd = fd.map(crate::sys::fd::adopt);
+            if length == 0 {
+                return Ok(Outcome::Executed { announced: self.announced });
+            }
+            match protocol::decode(&message) {
+                Message::Failure { step, errno, detail, text } => {
+                    let failure = Failure { errno, detail };
+                    return Err(failure::explain(operations, step, failure, text, self.plan));
+                }
+                Message::Request(request) if request == Request::Ready as u32 => return Ok(Outcome::Ready),
+                Message::Request(request) if request == Request::Executing as u32 => self.announced = true,
+                Message::Request(request) if request == Request::Successor as u32 => self.succeed(fd)?,
+                Message::Request(request) => {
+                    let answer = self.answer(request, fd, &message)?;
+                    socket::send(self.channel.as_raw_fd(), &answer, None)
+                        .map_err(|errno| Error::setup(Step::Clone, "the channel", errno))?;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, request: u32, fd: Option<OwnedFd>, message: &[u8]) -> Result<Vec<u8>> {
+        let is = |known: Request| request == known as u32;
+        if is(Request::MapIds) {
+            if let Some(maps) = &self.plan.maps {
+                maps::write(self.pid, maps)?;
+            }
+        } else if is(Request::TimeOffsets) {
+            if let Some(offsets) = &self.plan.time_offsets {
+                let path = format!("/proc/{}/timens_offsets", self.pid);
+                std::fs::write(path, offsets.to_bytes()).map_err(|e| {
+                    Error::setup(Step::TimeOffset, offsets.to_string_lossy().trim().replace('\n', ", "), e)
+                })?;
+            }
+        } else if is(Request::Limits) {
+            for &(resource, soft, hard) in &self.plan.limits {
+                crate::sys::cred::set_limit_of(self.pid, resource, soft, hard)
+                    .map_err(|errno| Error::setup(Step::ResourceLimit, limit_name(resource), errno))?;
+            }
+        } else if is(Request::Identify) {
+            return self.identify(fd);
+        } else if is(Request::Terminal) {
+            self.take_terminal(fd)?;
+        } else if is(Request::CreateHooks) || is(Request::StartHooks) || is(Request::NetworkDevices) || is(Request::Listener) {
+            super::extra::answer(self.plan, request, fd, self.current())?;
+        }
+        Ok(message.to_vec())
+    }
+
+    fn current(&self) -> (i32, BorrowedFd<'_>) {
+        (self.pid, self.successor.as_ref().map_or(self.pidfd, AsFd::as_fd))
+    }
+
+    fn identify(&mut self, root: Option<OwnedFd>) -> Result<Vec<u8>> {
+        let (Some(root), Some(user)) = (root, &self.plan.user) else {
+            return Ok(identity::encode(0, 0, &[], b""));
+        };
+        let found = crate::user::resolve(root.as_fd(), user)?;
+        let home = found.home.map(|home| home.into_os_string().into_encoded_bytes()).unwrap_or_default();
+        Ok(identity::encode(found.uid, found.gid, &found.additional_gids, &home))
+    }
+
+    fn take_terminal(&mut self, master: Option<OwnedFd>) -> Result<()> {
+        let Some(master) = master else { return Ok(()) };
+        match &self.console {
+            None => self.terminal = Some(master),
+            // The name is what clients of the console socket expect as the message.
+            Some(console) => socket::send(console.as_raw_fd(), b"/dev/ptmx", Some(master.as_raw_fd()))
+                .map_err(|errno| Error::setup(Step::Terminal, "over the console socket", errno))?,
+        }
+        Ok(())
+    }
+
+    /// The process that went first hands over to the one it made beside itself.
+    fn succeed(&mut self, pidfd: Option<OwnedFd>) -> Result<()> {
+        let pidfd = pidfd.ok_or_else(|| {
+            Error::setup(Step::Clone, "the second process", std::io::Error::from(std::io::ErrorKind::NotFound))
+        })?;
+        self.pid = pid_of(pidfd.as_fd())?;
+        self.successor = Some(pidfd);
+        Ok(())
+    }
+}
+
+fn limit_name(resource: u32) -> String {
+    format!("resource {resource}")
+}
+
+/// The process id behind a pidfd, as /proc sees it.
+fn pid_of(pidfd: BorrowedFd<'_>) -> Result<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.ok_or_else(|| Error::io("find the process in", &path, std::io::ErrorKind::InvalidData))
+}
+
+/// Waits for the end of our own child and takes its status away.
+pub(super) fn reap(pidfd: BorrowedFd<'_>) {
+    loop {
+        match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Kills our own child and reaps it.
+pub(super) fn put_down(pidfd: BorrowedFd<'_>) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    reap(pidfd);
+}
+

@@ -1,0 +1,127 @@
+//! What one launch opens: slots, channel, streams. Closed when the launch is over, however it ends.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use super::child::{self, Context, GateKind, Scratch};
+use super::identity::Identity;
+use super::{Io, Target, failure, maps, program, raise};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::plan::operation::PROC;
+use crate::step::Step;
+use crate::sys::fd;
+
+pub(super) use crate::sys::fd::adopt;
+
+/// The parent's side of everything that is open during a launch.
+#[derive(Debug)]
+pub(super) struct Wiring {
+    slots: Vec<i32>,
+    parent: Option<OwnedFd>,
+    child: Option<OwnedFd>,
+    streams: [Option<OwnedFd>; 3],
+    inherited: Vec<(OwnedFd, i32)>,
+    preserve: u32,
+    above: i32,
+    pub(super) console: Option<OwnedFd>,
+    init_pidfd: i32,
+}
+
+impl Wiring {
+    pub(super) fn new(plan: &Plan, io: Io, gate: GateKind, target: Option<&Target<'_>>) -> Result<Self> {
+        let failed = |e: rustix::io::Errno| Error::setup(Step::Descriptors, "the channel", e);
+        let (parent, child) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        if let Some((_, wrong)) = io.inherit.iter().find(|(_, number)| *number < 3) {
+            return Err(Error::invalid(format!("inherited descriptor {wrong}"), "numbers start at 3"));
+        }
+        let highest = io.inherit.iter().map(|(_, number)| *number).max().unwrap_or(2);
+        let above = (highest + 1).max(3 + io.preserve as i32);
+        let lift = |fd: OwnedFd| if fd.as_raw_fd() < above { raise(fd.as_fd(), above) } else { Ok(fd) };
+        let child = lift(child)?;
+        let streams = [io.stdin, io.stdout, io.stderr].map(|stream| stream.map(lift).transpose());
+        let [stdin, stdout, stderr] = streams;
+        let inherited =
+            io.inherit.into_iter().map(|(fd, number)| Ok((lift(fd)?, number))).collect::<Result<Vec<_>>>()?;
+        let _ = gate;
+        Ok(Self {
+            slots: vec![-1; plan.slots],
+            parent: Some(parent),
+            child: Some(child),
+            streams: [stdin?, stdout?, stderr?],
+            inherited,
+            preserve: io.preserve,
+            above,
+            console: io.console,
+            init_pidfd: target.map_or(-1, |target| target.pidfd.as_raw_fd()),
+        })
+    }
+
+    /// Runs the plan's outside part.
+    pub(super) fn prepare(&mut self, plan: &Plan, entry: Option<&cgroup::Entry>) -> Result<()> {
+        let proc = fd::openat(fd::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map_err(|errno| Error::io("open", "/proc", errno))?;
+        self.slots[PROC] = proc;
+        for (slot, maps) in &plan.idmaps {
+            self.slots[*slot] = maps::user_namespace(maps)?;
+        }
+        let mut context = self.context(plan, GateKind::Open, false, entry);
+        let done = child::run(&plan.outside, &mut context);
+        // What was opened is ours to close, also when a later operation failed.
+        self.slots = context.slots;
+        done.map_err(|(index, failure)| {
+            failure::explain(&plan.outside, index, failure, &context.scratch.text, plan)
+        })
+    }
+
+    /// What the process gets to see of all this. Its descriptors are copies with the same numbers.
+    pub(super) fn context(
+        &self,
+        plan: &Plan,
+        gate: GateKind,
+        shares_memory: bool,
+        entry: Option<&cgroup::Entry>,
+    ) -> Context {
+        let phrases = match gate {
+            // Somebody without the plan at hand may have to say what failed.
+            GateKind::Socket(_) => plan.inside.iter().map(failure::phrase).collect(),
+            _ => Vec::new(),
+        };
+        Context {
+            slots: self.slots.clone(),
+            channel: self.child.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            gate,
+            cgroup_entries: entry.iter().flat_map(|e| e.tasks.iter().map(AsRawFd::as_raw_fd)).collect(),
+            stdio: [0, 1, 2].map(|n: usize| self.streams[n].as_ref().map_or(-1, AsRawFd::as_raw_fd)),
+            inherited: self.inherited.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect(),
+            first_closed: 3 + self.preserve as i32,
+            above: self.above,
+            shares_memory,
+            executing: false,
+            init_pidfd: self.init_pidfd,
+            phrases,
+            command: program::Command::new(&plan.program),
+            identity: Identity::new(),
+            scratch: Scratch::new(),
+        }
+    }
+
+    /// The parent's end of the channel. The process's end is closed here, so that its copy is the last one.
+    pub(super) fn parent_side(&mut self) -> Option<OwnedFd> {
+        self.child = None;
+        self.parent.take()
+    }
+}
+
+impl Drop for Wiring {
+    fn drop(&mut self) {
+        for slot in self.slots.iter().filter(|slot| **slot >= 0) {
+            fd::close(*slot);
+        }
+    }
+}

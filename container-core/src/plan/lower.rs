@@ -1,0 +1,361 @@
+//! The order of a container's launch, and why it is this one.
+
+use oci_spec::runtime::{Hooks, Spec};
+
+use super::mounts::Mounts;
+use super::namespaces::{CGROUP, MOUNT, NET, Namespaces, PID, TIME, USER, UTS};
+use super::operation::{FIRST_FREE, Operation, Request, namespace_names};
+use super::{CgroupRequest, CreateHooks, Extras, Facts, Plan, StateFields, c_string, process, rootfs};
+use crate::error::{Error, Result};
+
+pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Plan> {
+    let linux = spec.linux().as_ref();
+    let mut slots = FIRST_FREE;
+    let namespaces = Namespaces::from_spec(spec, &mut slots)?;
+    validate(spec, extras, facts, &namespaces)?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "there is none"))?;
+    let hooks = hooks(spec.hooks().as_ref());
+
+    // A hook of createContainer resolves its path in the host's tree, but runs in the container's mount namespace: that one
+    // must have the host's tree then. So must a caller that may not mount: it has no other tree to open sources in.
+    let isolated = facts.privileged && namespaces.makes(MOUNT) && hooks.create_container.is_empty();
+
+    let mut outside = Vec::new();
+    for joined in &namespaces.joined {
+        outside.push(Operation::OpenNamespace {
+            slot: joined.slot,
+            kind: joined.kind,
+            path: joined.path.clone(),
+        });
+    }
+
+    let mut inside = Vec::new();
+    if extras.die_with_parent {
+        inside.push(Operation::ParentDeath);
+    }
+    let time_offsets = time_offsets(spec, &namespaces)?;
+    let clone_flags = enter_namespaces(&namespaces, time_offsets.is_some(), facts, extras, &mut inside);
+
+    // Ids first: files made from here on belong to the container's root.
+    if namespaces.maps.as_ref().is_some_and(super::Maps::has_root) || namespaces.joins(USER) {
+        inside.push(Operation::BecomeRoot);
+    }
+    // What is made below has the mode that is asked for, whatever the caller's mask is.
+    inside.push(Operation::Umask { mask: 0 });
+    inside.push(Operation::Session);
+    if extras.new_keyring {
+        let name = (!extras.id.is_empty()).then(|| c_string("id", format!("_ses.{}", extras.id))).transpose()?;
+        inside.push(Operation::Keyring { name });
+    }
+    if let Some(score) = process.oom_score_adj() {
+        inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
+    }
+    if namespaces.makes(NET) {
+        inside.push(Operation::Loopback);
+    }
+    let network_devices = network_devices(spec, &namespaces)?;
+    if !network_devices.is_empty() {
+        inside.push(Operation::Await(Request::NetworkDevices));
+    }
+    host_names(spec, &namespaces, &mut inside)?;
+
+    let mut mounts = Mounts {
+        spec,
+        extras,
+        facts,
+        namespaces: &namespaces,
+        prepare: Vec::new(),
+        attach: Vec::new(),
+        slots,
+        idmaps: Vec::new(),
+    };
+    if namespaces.makes(MOUNT) {
+        mounts.root()?;
+        mounts.all()?;
+        mounts.devices()?;
+    } else {
+        mounts.bare_root()?;
+    }
+    let Mounts { prepare, attach, slots, idmaps, .. } = mounts;
+    if namespaces.makes(MOUNT) {
+        // The copy of the host's table must neither tell the host of mounts made here nor, once the sources are open, hear of
+        // new ones. In a user namespace of its own the copy is a slave already, and stays one for binds that want it.
+        let isolate = Operation::Isolate { flags: libc::MS_REC | libc::MS_SLAVE };
+        if facts.privileged {
+            outside.extend(prepare);
+            if !isolated {
+                inside.push(isolate);
+            }
+        } else {
+            inside.push(isolate);
+            inside.extend(prepare);
+        }
+        inside.push(rootfs::attach(spec, extras, isolated)?);
+    } else {
+        outside.extend(prepare);
+    }
+    inside.extend(attach);
+
+    // Hooks see everything in place and the host's tree still there; masks come later so that hooks may still write below /proc.
+    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty() {
+        inside.push(Operation::Await(Request::CreateHooks));
+    }
+    rootfs::sysctls(spec, &namespaces, &mut inside)?;
+    if namespaces.makes(MOUNT) {
+        rootfs::finish(spec, extras, isolated, &namespaces, &mut inside)?;
+    } else {
+        inside.push(Operation::ChangeRoot);
+    }
+    let start_hooks = !hooks.start_container.is_empty();
+    process::lower(
+        &process::Input { process, spec, extras, facts, namespaces: &namespaces, start_hooks, gate: true },
+        &mut inside,
+    )?;
+
+    let limits = if namespaces.has_user() { process::limits(process)? } else { Vec::new() };
+    Ok(Plan {
+        outside,
+        inside,
+        slots,
+        clone_flags,
+        isolated,
+        // Between a change of credentials and exec, the shared memory must be out of reach for processes that are there already:
+        // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
+        may_share_memory: !namespaces.needs_two_stages() && namespaces.makes(PID),
+        suspends_launcher: process.oom_score_adj().is_some(),
+        maps: namespaces.maps.clone(),
+        time_offsets,
+        idmaps,
+        cgroup: cgroup(spec, extras, facts, linux.is_some())?,
+        program: process::program(process, spec, extras)?,
+        limits: limits.into_iter().map(|(_, resource, soft, hard)| (resource, soft, hard)).collect(),
+        hooks,
+        state: StateFields {
+            version: spec.version().clone(),
+            id: extras.id.clone(),
+            bundle: extras.bundle.clone(),
+            annotations: spec.annotations().clone(),
+        },
+        user: extras.user.clone(),
+        listener: process::listener(spec)?,
+        network_devices,
+    })
+}
+
+/// What has to agree before anything is looked at closer.
+fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces) -> Result<()> {
+    if !extras.bundle.is_absolute() {
+        return Err(Error::invalid(format!("bundle {}", extras.bundle.display()), "it has to be absolute"));
+    }
+    let linux = spec.linux().as_ref();
+    if !facts.privileged && !namespaces.has_user() {
+        return Err(Error::unsupported(
+            "a container without a user namespace",
+            "it takes CAP_SYS_ADMIN; add `user` to linux.namespaces with mappings of your own ids",
+        ));
+    }
+    let masked = linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
+    let read_only = linux.and_then(|l| l.readonly_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
+    if !namespaces.makes(MOUNT) {
+        if masked || read_only {
+            return Err(Error::invalid(
+                "linux.maskedPaths and linux.readonlyPaths",
+                "they need a new mount namespace, or they would change the host",
+            ));
+        }
+        if spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+            return Err(Error::invalid("mounts", "they need a new mount namespace, or they would change the host"));
+        }
+    }
+    if linux.is_some_and(|l| l.intel_rdt().is_some()) && !std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
+        return Err(Error::unsupported("linux.intelRdt", "no resctrl file system is mounted at /sys/fs/resctrl"));
+    }
+    Ok(())
+}
+
+/// Namespaces, ids and control group. Gives the flags of the first clone.
+fn enter_namespaces(
+    namespaces: &Namespaces,
+    offsets: bool,
+    facts: &Facts,
+    extras: &Extras,
+    inside: &mut Vec<Operation>,
+) -> u64 {
+    // A control group namespace shows the group its maker is in: it has to be made after entering.
+    let late = namespaces.new & CGROUP;
+    let cgroup = !extras.no_cgroup && facts.cgroups.is_some();
+    let join = |kind_wanted: fn(u64) -> bool, retry: bool| {
+        namespaces.joined.iter().filter(move |joined| kind_wanted(joined.kind)).map(move |joined| Operation::Join {
+            slot: joined.slot,
+            kind: joined.kind,
+            retry,
+            name: format!("{} {}", namespace_names(joined.kind), joined.path.to_string_lossy()),
+        })
+    };
+    let flags;
+    if namespaces.needs_two_stages() {
+        if cgroup {
+            inside.push(Operation::EnterCgroup);
+        }
+        // Namespaces of the host can be joined with the host's rights only, those of the joined user namespace with its: each
+        // is tried before, and what was refused once more after.
+        let user = namespaces.joins(USER);
+        inside.extend(join(|kind| kind != USER, user));
+        if user {
+            inside.extend(join(|kind| kind == USER, false));
+            inside.push(Operation::JoinRetried);
+        }
+        if namespaces.makes(USER) {
+            inside.push(Operation::Unshare { kinds: USER });
+            inside.push(Operation::Await(Request::MapIds));
+        }
+        if namespaces.makes(TIME) {
+            inside.push(Operation::Unshare { kinds: TIME });
+            if offsets {
+                inside.push(Operation::Await(Request::TimeOffsets));
+            }
+        }
+        inside.push(Operation::Succeed { flags: namespaces.new & !(USER | TIME | CGROUP) });
+        if extras.die_with_parent {
+            inside.push(Operation::ParentDeath);
+        }
+        flags = 0;
+    } else {
+        if namespaces.makes(USER) {
+            inside.push(Operation::Await(Request::MapIds));
+        }
+        if cgroup {
+            inside.push(Operation::EnterCgroup);
+        }
+        inside.extend(join(|_| true, false));
+        flags = namespaces.new & !CGROUP;
+    }
+    if late != 0 {
+        inside.push(Operation::Unshare { kinds: late });
+    }
+    flags
+}
+
+fn time_offsets(spec: &Spec, namespaces: &Namespaces) -> Result<Option<std::ffi::CString>> {
+    let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
+    let Some(offsets) = offsets.filter(|offsets| !offsets.is_empty()) else { return Ok(None) };
+    if !namespaces.makes(TIME) {
+        return Err(Error::invalid("linux.timeOffsets", "they need a new time namespace in linux.namespaces"));
+    }
+    let mut lines = Vec::new();
+    for (clock, offset) in offsets {
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::invalid(format!("linux.timeOffsets: {clock}"), "clocks are monotonic and boottime"));
+        }
+        lines.push(format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
+    }
+    lines.sort();
+    c_string("linux.timeOffsets", lines.concat()).map(Some)
+}
+
+fn host_names(spec: &Spec, namespaces: &Namespaces, inside: &mut Vec<Operation>) -> Result<()> {
+    let host = spec.hostname().as_ref().filter(|name| !name.is_empty());
+    let domain = spec.domainname().as_ref().filter(|name| !name.is_empty());
+    for (field, name) in [("hostname", host), ("domainname", domain)] {
+        let Some(name) = name else { continue };
+        if !namespaces.contains(UTS) {
+            return Err(Error::invalid(
+                format!("{field} {name}"),
+                "it needs a uts namespace in linux.namespaces, or it would rename the host",
+            ));
+        }
+        if name.len() > 64 {
+            return Err(Error::invalid(format!("{field} {name}"), "the kernel takes 64 bytes at most"));
+        }
+        let name = c_string(field, name)?;
+        inside.push(if field == "hostname" {
+            Operation::HostName { name }
+        } else {
+            Operation::DomainName { name }
+        });
+    }
+    Ok(())
+}
+
+fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, String)>> {
+    let devices = spec.linux().as_ref().and_then(|l| l.net_devices().as_ref());
+    let Some(devices) = devices.filter(|devices| !devices.is_empty()) else { return Ok(Vec::new()) };
+    if !namespaces.contains(NET) {
+        return Err(Error::invalid("linux.netDevices", "they need a network namespace in linux.namespaces"));
+    }
+    let mut out = Vec::new();
+    for (name, device) in devices {
+        let inside = device.name().clone().filter(|new| !new.is_empty()).unwrap_or_else(|| name.clone());
+        for name in [name, &inside] {
+            let bad = name.is_empty() || name.len() > 15 || name == "." || name == "..";
+            if bad || name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c == '\0') {
+                return Err(Error::invalid(
+                    format!("linux.netDevices: {name:?}"),
+                    "a device name has 1 to 15 bytes, without slash, colon, percent and blanks",
+                ));
+            }
+        }
+        out.push((name.clone(), inside));
+    }
+    out.sort();
+    Ok(out)
+}
+
+#[expect(deprecated, reason = "prestart is what engines still send")]
+fn hooks(hooks: Option<&Hooks>) -> CreateHooks {
+    let Some(hooks) = hooks else { return CreateHooks::default() };
+    CreateHooks {
+        prestart: hooks.prestart().clone().unwrap_or_default(),
+        create_runtime: hooks.create_runtime().clone().unwrap_or_default(),
+        create_container: hooks.create_container().clone().unwrap_or_default(),
+        start_container: hooks.start_container().clone().unwrap_or_default(),
+    }
+}
+
+fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts, linux: bool) -> Result<Option<CgroupRequest>> {
+    let linux_fields = spec.linux().as_ref().filter(|_| linux);
+    let resources = linux_fields.and_then(|l| l.resources().clone());
+    if extras.no_cgroup {
+        return Ok(None);
+    }
+    let asks = resources.as_ref().is_some_and(limits_something);
+    let Some(hierarchy) = facts.cgroups.clone() else {
+        if asks && !extras.limits_best_effort {
+            return Err(Error::unsupported("linux.resources", "no control group file system is mounted"));
+        }
+        return Ok(None);
+    };
+    let Some(path) = cgroup_path(spec, extras)? else { return Ok(None) };
+    // Whoever may not make control groups can still run what needs none.
+    let optional = !facts.privileged && !asks;
+    Ok(Some(CgroupRequest {
+        path,
+        best_effort: extras.limits_best_effort,
+        optional,
+        hierarchy,
+        controllers: extras.controllers,
+        resources,
+    }))
+}
+
+/// The group the container gets: as the spec says, or one of its own below the caller's.
+pub(super) fn cgroup_path(spec: &Spec, extras: &Extras) -> Result<Option<String>> {
+    let path = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
+    match path.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => match path.to_str() {
+            Some(path) => Ok(Some(path.to_owned())),
+            None => Err(Error::invalid(format!("linux.cgroupsPath {}", path.display()), "it is not UTF-8")),
+        },
+        None => Ok((!extras.id.is_empty()).then(|| extras.id.clone())),
+    }
+}
+
+/// Any limit but device rules, which ordinary users cannot set and engines always send.
+fn limits_something(resources: &oci_spec::runtime::LinuxResources) -> bool {
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    rest != oci_spec::runtime::LinuxResources::default() && {
+        let empty: Result<oci_spec::runtime::LinuxResources, _> = serde_json::from_str("{}");
+        empty.map_or(true, |empty| rest != empty)
+    }
+}

@@ -1,0 +1,176 @@
+//! A launch, lowered: a pure function of (`Spec`, [`Extras`], [`Facts`]) to a list of prepared operations.
+//!
+//! Every optional field of the spec is resolved here, once, and fields are checked against each other. No kernel object is made,
+//! so plans are tested without any rights, compared as text, and shown to whoever wants to know what a launch will do.
+//!
+//! The order of the operations is the order of the launch, and its reasons are told where it is made, in [`lower`].
+
+mod cgroups;
+mod devices;
+mod exec;
+mod extras;
+mod facts;
+mod lower;
+mod mounts;
+mod namespaces;
+pub(crate) mod operation;
+mod process;
+mod rootfs;
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+pub use extras::{Extras, LowerLayer, Rootfs};
+pub use facts::Facts;
+pub(crate) use namespaces::Maps;
+use oci_spec::runtime::{Hook, LinuxResources, Spec};
+use operation::{Operation, Slot};
+
+use crate::error::{Error, Result};
+
+/// A launch that is ready to run: every step with all it needs. `Display` prints one step a line.
+///
+/// Made with [`Plan::new`] (pure, touches nothing) and run with `launch`; one plan can be run any number of times as long as
+/// what it names (directories, namespaces) is there.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Done by the calling thread before the clone.
+    pub(crate) outside: Vec<Operation>,
+    /// Done by the new process.
+    pub(crate) inside: Vec<Operation>,
+    pub(crate) slots: usize,
+    /// Namespaces of the first clone.
+    pub(crate) clone_flags: u64,
+    /// The process starts in the launcher's empty mount namespace and not in a copy of the host's.
+    pub(crate) isolated: bool,
+    /// The process may share the host program's memory until it executes the command.
+    pub(crate) may_share_memory: bool,
+    /// The launching thread has to stand still until exec.
+    pub(crate) suspends_launcher: bool,
+    pub(crate) maps: Option<Maps>,
+    pub(crate) time_offsets: Option<CString>,
+    /// User namespaces to make for idmapped mounts.
+    pub(crate) idmaps: Vec<(Slot, Maps)>,
+    pub(crate) cgroup: Option<CgroupRequest>,
+    pub(crate) program: Program,
+    /// Limits that only the parent may set, when there is a user namespace.
+    pub(crate) limits: Vec<(u32, u64, u64)>,
+    pub(crate) hooks: CreateHooks,
+    pub(crate) state: StateFields,
+    pub(crate) user: Option<String>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) network_devices: Vec<(String, String)>,
+}
+
+/// Where the seccomp listener goes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listener {
+    pub(crate) path: PathBuf,
+    pub(crate) metadata: Option<String>,
+}
+
+/// The control group the launch makes.
+#[derive(Clone, Debug)]
+pub(crate) struct CgroupRequest {
+    pub(crate) path: String,
+    pub(crate) resources: Option<LinuxResources>,
+    pub(crate) best_effort: bool,
+    /// It may be left out where it cannot be made: nobody asked for it.
+    pub(crate) optional: bool,
+    pub(crate) hierarchy: cgroup::Hierarchy,
+    pub(crate) controllers: cgroup::Controllers,
+}
+
+/// The command.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    /// The paths to try, in order.
+    pub(crate) candidates: Vec<CString>,
+    /// By descriptor, which rules magic links out; else by path because the filter refuses execveat.
+    pub(crate) by_descriptor: bool,
+}
+
+/// Hooks that belong to create and start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CreateHooks {
+    pub(crate) prestart: Vec<Hook>,
+    pub(crate) create_runtime: Vec<Hook>,
+    pub(crate) create_container: Vec<Hook>,
+    pub(crate) start_container: Vec<Hook>,
+}
+
+/// What hooks are told about the container, beside its pid and status.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StateFields {
+    pub(crate) version: String,
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) annotations: Option<std::collections::HashMap<String, String>>,
+}
+
+impl Plan {
+    /// Lowers a container's description. Pure: looks at nothing but its arguments.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the spec contradicts itself or names something that does not exist, and
+    /// [`Error::Unsupported`] where the facts rule it out.
+    pub fn new(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Self> {
+        lower::container(spec, extras, facts)
+    }
+
+    /// Lowers one more process of a running container, described by `container`, its spec.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn exec(
+        process: &oci_spec::runtime::Process,
+        container: &Spec,
+        extras: &Extras,
+        facts: &Facts,
+    ) -> Result<Self> {
+        exec::process(process, container, extras, facts)
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut number = 0;
+        let mut line = |f: &mut std::fmt::Formatter<'_>, step: String, subject: String| {
+            number += 1;
+            let gap = if subject.is_empty() { "" } else { " " };
+            writeln!(f, "{number:3}  {step}{gap}{subject}")
+        };
+        if let Some(cgroup) = &self.cgroup {
+            line(f, crate::step::Step::MakeCgroup.to_string(), cgroup.path.clone())?;
+        }
+        for operation in &self.outside {
+            line(f, operation.step().to_string(), operation.subject())?;
+        }
+        let names = operation::namespace_names(self.clone_flags);
+        let into = if names.is_empty() { String::new() } else { format!("into new {names}") };
+        line(f, crate::step::Step::Clone.to_string(), into)?;
+        for operation in &self.inside {
+            let subject = match operation {
+                Operation::Exec => {
+                    let words: Vec<String> =
+                        self.program.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+                    words.join(" ")
+                }
+                Operation::Locate => continue,
+                _ => operation.subject(),
+            };
+            line(f, operation.step().to_string(), subject)?;
+        }
+        Ok(())
+    }
+}
+
+/// A C string of `text`, or an error that names the field.
+pub(crate) fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString> {
+    let text = text.as_ref();
+    CString::new(text.as_bytes())
+        .map_err(|_| Error::invalid(format!("{field} {}", text.display()), "it contains a NUL byte"))
+}

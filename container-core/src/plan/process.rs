@@ -1,0 +1,475 @@
+//! From the finished tree to the command: limits, identity, filter, exec.
+//!
+//! The order: what takes rights comes before they are given up (limits, scheduling, the bounding set, groups, ids); the working
+//! directory is tried on both sides of the change of user, since either may be the one allowed in; no_new_privs before the filter;
+//! the filter last, so that it need not allow anything but exec. Without no_new_privs only CAP_SYS_ADMIN may install a filter: then
+//! it comes before the capabilities go.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, LinuxSeccompAction, Process, Spec,
+};
+
+use super::namespaces::{Namespaces, USER};
+use super::operation::{Masks, Operation, Request};
+use super::{Extras, Facts, Listener, Program, c_string};
+use crate::capability::CapabilitySets;
+use crate::error::{Error, Result};
+use crate::sys::thread::SchedAttr;
+
+/// What the process part of a plan is made from.
+pub(super) struct Input<'a> {
+    pub(super) process: &'a Process,
+    pub(super) spec: &'a Spec,
+    pub(super) extras: &'a Extras,
+    pub(super) facts: &'a Facts,
+    pub(super) namespaces: &'a Namespaces,
+    pub(super) start_hooks: bool,
+    /// There is an order to start to wait for (the first process), or not (one more process).
+    pub(super) gate: bool,
+}
+
+pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()> {
+    let Input { process, spec, extras, facts, namespaces, .. } = *input;
+    let user = process.user();
+    let by_name = extras.user.is_some();
+    if !process.cwd().is_absolute() {
+        return Err(Error::invalid(format!("process.cwd {}", process.cwd().display()), "it has to be absolute"));
+    }
+    let cwd = c_string("process.cwd", process.cwd().as_os_str())?;
+
+    if by_name {
+        inside.push(Operation::Await(Request::Identify));
+    }
+    inside.push(Operation::MakeWorkingDirectory { path: cwd.clone() });
+    if process.terminal().unwrap_or(false) {
+        let size = process.console_size();
+        let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+        inside.push(Operation::Terminal {
+            rows: size.map_or(0, |size| cells(size.height())),
+            columns: size.map_or(0, |size| cells(size.width())),
+            uid: (!by_name).then_some(user.uid()),
+            // A process that joins has its terminal beside the container's console.
+            console: input.gate,
+        });
+    }
+    inside.push(Operation::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 });
+    scheduling(process, inside)?;
+    memory_policy(spec, inside)?;
+    if let Some(personality) = spec.linux().as_ref().and_then(|l| l.personality().as_ref()) {
+        let domain = personality.domain();
+        if let Some(flag) = personality.flags().iter().flatten().next() {
+            return Err(Error::invalid(
+                format!("linux.personality.flags {flag:?}"),
+                "the runtime specification defines none",
+            ));
+        }
+        let value = match domain {
+            oci_spec::runtime::LinuxPersonalityDomain::PerLinux => 0,
+            oci_spec::runtime::LinuxPersonalityDomain::PerLinux32 => 0x0008,
+        };
+        inside.push(Operation::Personality { value });
+    }
+
+    inside.push(Operation::WorkingDirectory { path: cwd.clone(), last: false });
+    if !names_home(process, extras) {
+        inside.push(Operation::Home { uid: user.uid() });
+    }
+
+    let sets = capabilities(input)?;
+    inside.push(Operation::BoundingSet { keep: sets.bounding, last: facts.last_capability });
+    let root = !by_name && user.uid() == 0;
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    let program = seccomp(spec)?;
+    if !root && (sets.permitted != 0 || (program.is_some() && !no_new_privileges)) {
+        inside.push(Operation::KeepCapabilities);
+    }
+    if by_name {
+        inside.push(Operation::Identity);
+    } else {
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.dedup();
+        // A single-id map forbids setgroups altogether, and so does every map an ordinary user has made.
+        let may_set_groups = facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids));
+        if may_set_groups {
+            inside.push(Operation::Groups { groups });
+        } else if !groups.is_empty() {
+            return Err(Error::unsupported(
+                "process.user.additionalGids",
+                "a user namespace with a single id cannot set groups; use subordinate ids (newgidmap, /etc/subgid)",
+            ));
+        }
+        for (field, id, maps) in [
+            ("process.user.uid", user.uid(), namespaces.maps.as_ref().map(|maps| &maps.uids)),
+            ("process.user.gid", user.gid(), namespaces.maps.as_ref().map(|maps| &maps.gids)),
+        ] {
+            if maps.is_some_and(|maps| crate::id_map::to_host(maps, id).is_none()) {
+                return Err(Error::invalid(format!("{field} {id}"), "the id is not mapped into the user namespace"));
+            }
+        }
+        inside.push(Operation::Group { gid: user.gid() });
+        inside.push(Operation::User { uid: user.uid() });
+    }
+    inside.push(Operation::WorkingDirectory { path: cwd, last: true });
+    labels(process, facts, inside)?;
+
+    let reduce = |inside: &mut Vec<Operation>| {
+        inside.push(Operation::Capabilities(Masks {
+            effective: sets.effective,
+            permitted: sets.permitted,
+            inheritable: sets.inheritable,
+        }));
+        inside.push(Operation::AmbientSet { set: sets.ambient });
+    };
+    // Limits that a user namespace may not raise are set from outside; the others as late as their rights allow, since a small
+    // limit on open files would hinder the set-up itself.
+    let limits = limits(process)?;
+    if namespaces.has_user() && !limits.is_empty() {
+        inside.push(Operation::Await(Request::Limits));
+    } else {
+        if !root && program.is_none() | no_new_privileges && !limits.is_empty() {
+            inside.push(Operation::RaiseEffective);
+        }
+        for (name, resource, soft, hard) in limits {
+            inside.push(Operation::Limit { resource, soft, hard, name });
+        }
+    }
+    let listener = program.as_ref().is_some_and(|program| program.notify);
+    let filter = program.map(|program| Operation::Seccomp { program, listener });
+    if no_new_privileges || filter.is_none() {
+        reduce(inside);
+        if no_new_privileges {
+            inside.push(Operation::NoNewPrivileges);
+        }
+        inside.push(Operation::Locate);
+        start(input, inside);
+        inside.extend(filter);
+    } else {
+        if !root {
+            inside.push(Operation::RaiseEffective);
+        }
+        inside.push(Operation::Locate);
+        start(input, inside);
+        inside.extend(filter);
+        reduce(inside);
+    }
+    inside.push(Operation::Exec);
+    Ok(())
+}
+
+fn start(input: &Input<'_>, inside: &mut Vec<Operation>) {
+    if input.gate {
+        inside.push(Operation::Gate);
+    }
+    if input.start_hooks {
+        inside.push(Operation::Await(Request::StartHooks));
+    }
+    inside.push(Operation::Descriptors);
+}
+
+fn is_single(maps: &[crate::id_map::IdMapping]) -> bool {
+    maps.iter().map(|map| u64::from(map.size)).sum::<u64>() <= 1
+}
+
+/// The five sets, checked against what the caller can give.
+fn capabilities(input: &Input<'_>) -> Result<CapabilitySets> {
+    let sets = CapabilitySets::from_spec(input.process.capabilities().as_ref(), input.facts.last_capability);
+    if input.namespaces.contains(USER) {
+        return Ok(sets);
+    }
+    let missing = (sets.permitted | sets.inheritable) & !input.facts.permitted;
+    if missing != 0 {
+        let names: Vec<&str> =
+            (0..64).filter(|bit| missing & 1 << bit != 0).filter_map(crate::capability::name).collect();
+        return Err(Error::unsupported(
+            format!("process.capabilities {}", names.join(" ")),
+            "unable to apply caps: the calling process does not have it to give",
+        ));
+    }
+    Ok(sets)
+}
+
+fn names_home(process: &Process, extras: &Extras) -> bool {
+    let given = |entry: &[u8]| entry.strip_prefix(b"HOME=").is_some_and(|value| !value.is_empty());
+    match &extras.env {
+        Some(env) => env.iter().any(|entry| given(entry.as_bytes())),
+        None => process.env().iter().flatten().any(|entry| given(entry.as_bytes())),
+    }
+}
+
+fn labels(process: &Process, facts: &Facts, inside: &mut Vec<Operation>) -> Result<()> {
+    if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
+        if facts.apparmor {
+            inside.push(Operation::AppArmor { profile: c_string("process.apparmorProfile", format!("exec {profile}"))? });
+        } else if profile != "unconfined" {
+            return Err(Error::unsupported(
+                format!("process.apparmorProfile {profile}"),
+                "AppArmor is not in force on this host",
+            ));
+        }
+    }
+    if let Some(label) = process.selinux_label().as_ref().filter(|label| !label.is_empty()) {
+        if !facts.selinux {
+            return Err(Error::unsupported(
+                format!("process.selinuxLabel {label}"),
+                "SELinux is not in force on this host",
+            ));
+        }
+        inside.push(Operation::SeLinux { label: c_string("process.selinuxLabel", label)? });
+    }
+    Ok(())
+}
+
+/// Name, resource, soft and hard value.
+pub(super) fn limits(process: &Process) -> Result<Vec<(String, u32, u64, u64)>> {
+    use oci_spec::runtime::PosixRlimitType as Type;
+    let mut out: Vec<(String, u32, u64, u64)> = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            Type::RlimitCpu => libc::RLIMIT_CPU,
+            Type::RlimitFsize => libc::RLIMIT_FSIZE,
+            Type::RlimitData => libc::RLIMIT_DATA,
+            Type::RlimitStack => libc::RLIMIT_STACK,
+            Type::RlimitCore => libc::RLIMIT_CORE,
+            Type::RlimitRss => libc::RLIMIT_RSS,
+            Type::RlimitNproc => libc::RLIMIT_NPROC,
+            Type::RlimitNofile => libc::RLIMIT_NOFILE,
+            Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+            Type::RlimitAs => libc::RLIMIT_AS,
+            Type::RlimitLocks => libc::RLIMIT_LOCKS,
+            Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+            Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+            Type::RlimitNice => libc::RLIMIT_NICE,
+            Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
+            Type::RlimitRttime => libc::RLIMIT_RTTIME,
+        } as u32;
+        let name = limit.typ().to_string();
+        if out.iter().any(|(_, known, ..)| *known == resource) {
+            return Err(Error::invalid(format!("process.rlimits: {name}"), "the type is listed twice"));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(Error::invalid(
+                format!("process.rlimits: {name}"),
+                format!("soft limit {} is above hard limit {}", limit.soft(), limit.hard()),
+            ));
+        }
+        out.push((name, resource, limit.soft(), limit.hard()));
+    }
+    Ok(out)
+}
+
+fn scheduling(process: &Process, inside: &mut Vec<Operation>) -> Result<()> {
+    if let Some(scheduler) = process.scheduler() {
+        let policy = match scheduler.policy() {
+            LinuxSchedulerPolicy::SchedOther => 0,
+            LinuxSchedulerPolicy::SchedFifo => 1,
+            LinuxSchedulerPolicy::SchedRr => 2,
+            LinuxSchedulerPolicy::SchedBatch => 3,
+            LinuxSchedulerPolicy::SchedIso => 4,
+            LinuxSchedulerPolicy::SchedIdle => 5,
+            LinuxSchedulerPolicy::SchedDeadline => 6,
+        };
+        let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| {
+            bits | match flag {
+                LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+                LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+                LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+                LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+                LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+                LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+                LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+            }
+        });
+        let priority = scheduler.priority().unwrap_or(0);
+        let priority = u32::try_from(priority)
+            .map_err(|_| Error::invalid(format!("process.scheduler.priority {priority}"), "it is negative"))?;
+        inside.push(Operation::Scheduler(SchedAttr {
+            size: size_of::<SchedAttr>() as u32,
+            policy,
+            flags,
+            nice: scheduler.nice().unwrap_or(0),
+            priority,
+            runtime: scheduler.runtime().unwrap_or(0),
+            deadline: scheduler.deadline().unwrap_or(0),
+            period: scheduler.period().unwrap_or(0),
+        }));
+    }
+    if let Some(io) = process.io_priority() {
+        let class = match io.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = io.priority();
+        if !(0..=7).contains(&level) {
+            return Err(Error::invalid(format!("process.ioPriority.priority {level}"), "it goes from 0 to 7"));
+        }
+        inside.push(Operation::IoPriority { value: class << 13 | level as i32 });
+    }
+    Ok(())
+}
+
+fn memory_policy(spec: &Spec, inside: &mut Vec<Operation>) -> Result<()> {
+    use oci_spec::runtime::{MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
+    let Some(policy) = spec.linux().as_ref().and_then(|l| l.memory_policy().as_ref()) else { return Ok(()) };
+    let mode = match policy.mode() {
+        Mode::MpolDefault => 0,
+        Mode::MpolPreferred => 1,
+        Mode::MpolBind => 2,
+        Mode::MpolInterleave => 3,
+        Mode::MpolLocal => 4,
+        Mode::MpolPreferredMany => 5,
+        Mode::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |bits, flag| {
+        bits | match flag {
+            Flag::MpolFNumaBalancing => 1 << 13,
+            Flag::MpolFRelativeNodes => 1 << 14,
+            Flag::MpolFStaticNodes => 1 << 15,
+        }
+    });
+    let nodes = match policy.nodes().as_ref().filter(|nodes| !nodes.is_empty()) {
+        Some(nodes) => list_mask("linux.memoryPolicy.nodes", nodes)?,
+        None => Vec::new(),
+    };
+    inside.push(Operation::MemoryPolicy { mode: mode | flags, nodes });
+    Ok(())
+}
+
+/// `0-3,7` as a bit mask.
+pub(super) fn list_mask(field: &str, list: &str) -> Result<Vec<u64>> {
+    const MOST: u32 = 1 << 14;
+    let wrong = || Error::invalid(format!("{field} {list:?}"), "it is a list like 0-3,7");
+    let mut mask = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u32 = first.trim().parse().map_err(|_| wrong())?;
+        let last: u32 = last.trim().parse().map_err(|_| wrong())?;
+        if first > last || last >= MOST {
+            return Err(wrong());
+        }
+        for bit in first..=last {
+            let word = bit as usize / 64;
+            if mask.len() <= word {
+                mask.resize(word + 1, 0);
+            }
+            mask[word] |= 1 << (bit % 64);
+        }
+    }
+    if mask.is_empty() { Err(wrong()) } else { Ok(mask) }
+}
+
+fn seccomp(spec: &Spec) -> Result<Option<Arc<crate::seccomp::Program>>> {
+    match spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
+        Some(profile) => crate::seccomp::compile(profile).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Where the listener of a filter that notifies is sent.
+pub(super) fn listener(spec: &Spec) -> Result<Option<Listener>> {
+    let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(None) };
+    let notifies =
+        profile.syscalls().iter().flatten().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify);
+    if !notifies {
+        return Ok(None);
+    }
+    let path = profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
+        Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask")
+    })?;
+    Ok(Some(Listener { path, metadata: profile.listener_metadata().clone() }))
+}
+
+/// The profile lets execveat through, so that the command can be run by descriptor.
+fn allows_execveat(profile: Option<&LinuxSeccomp>) -> bool {
+    let Some(profile) = profile else { return true };
+    let harmless = |action| matches!(action, LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog);
+    let mut named =
+        profile.syscalls().iter().flatten().filter(|rule| rule.names().iter().any(|n| n == "execveat")).peekable();
+    match named.peek() {
+        None => harmless(profile.default_action()),
+        Some(_) => named.all(|rule| harmless(rule.action()) && rule.args().as_ref().is_none_or(Vec::is_empty)),
+    }
+}
+
+/// The command with everything execve takes.
+pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result<Program> {
+    let strings = |list: &Option<Vec<String>>| {
+        list.iter().flatten().map(OsString::from).collect::<Vec<OsString>>()
+    };
+    let args = extras.args.clone().unwrap_or_else(|| strings(process.args()));
+    let env = extras.env.clone().unwrap_or_else(|| strings(process.env()));
+    let Some(command) = args.first().filter(|command| !command.is_empty()).cloned() else {
+        return Err(Error::invalid("process.args", "there is no command"));
+    };
+    let mut envp: Vec<CString> = Vec::new();
+    for entry in &env {
+        let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+        if name.is_empty() || !entry.as_bytes().contains(&b'=') {
+            return Err(Error::invalid(format!("process.env {entry:?}"), "it is not NAME=value"));
+        }
+        // An empty HOME counts as none: it is looked up, and one name must not come twice.
+        if entry.as_bytes() == b"HOME=" {
+            continue;
+        }
+        let entry = c_string("process.env", entry)?;
+        let same = |known: &CString| known.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
+        match envp.iter().position(same) {
+            Some(at) => envp[at] = entry,
+            None => envp.push(entry),
+        }
+    }
+    let path = env.iter().rev().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    Ok(Program {
+        candidates: candidates(&command, path)?,
+        argv: args.iter().map(|arg| c_string("process.args", arg)).collect::<Result<_>>()?,
+        env: envp,
+        by_descriptor: allows_execveat(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
+    })
+}
+
+/// Where the command may be: itself when it has a slash, else in the directories of PATH.
+fn candidates(command: &OsStr, path: Option<&[u8]>) -> Result<Vec<CString>> {
+    if command.as_bytes().contains(&b'/') {
+        return Ok(vec![c_string("process.args", command)?]);
+    }
+    let path = path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    path.split(|byte| *byte == b':')
+        .map(|dir| {
+            let dir = if dir.is_empty() { OsString::from(".") } else { OsString::from_vec(dir.to_vec()) };
+            c_string("process.env PATH", Path::new(&dir).join(command).as_os_str())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(list_mask("x", "0-3,7").unwrap(), [0x8f]);
+        assert_eq!(list_mask("x", "64").unwrap(), [0, 1]);
+        for wrong in ["", "3-1", "a", "1-", "99999"] {
+            assert!(list_mask("x", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn commands_are_looked_up_in_path() {
+        let find = |command: &str, path: Option<&str>| {
+            candidates(OsStr::new(command), path.map(str::as_bytes))
+                .unwrap()
+                .into_iter()
+                .map(|c| c.into_string().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(find("sh", Some("/a:/b/:")), ["/a/sh", "/b/sh", "./sh"]);
+        assert_eq!(find("./sh", Some("/a")), ["./sh"]);
+        assert_eq!(find("/bin/sh", None), ["/bin/sh"]);
+    }
+}
