@@ -253,16 +253,20 @@ impl erofs::Tree for Names<'_> {
 
 fn metadata_of(tree: &Tree, id: NodeId) -> Metadata {
     let node = tree.node(id);
-    if node.kind == NodeKind::Whiteout {
-        return Metadata::default();
-    }
-    Metadata { mode: node.mode, uid: node.uid, gid: node.gid, mtime: node.mtime() }
+    let mode = match node.kind {
+        NodeKind::Whiteout => return Metadata::default(),
+        // As on every file system of Linux.
+        NodeKind::Symlink => 0o777,
+        _ => node.mode,
+    };
+    Metadata { mode, uid: node.uid, gid: node.gid, mtime: node.mtime() }
 }
 
 /// What overlayfs has to know, and of the rest what EROFS can show: the index has all of it.
 fn xattrs_of(tree: &Tree, id: NodeId) -> Cow<'_, Xattrs> {
     let all = tree.xattrs(id);
-    let opaque = tree.node(id).has(flags::HIDES);
+    // Nothing is stacked below an opaque root.
+    let opaque = tree.node(id).has(flags::HIDES) && id != NodeId::ROOT;
     if !opaque && all.iter().all(|(name, _)| erofs::has_attribute(name)) {
         return Cow::Borrowed(all);
     }
@@ -309,3 +313,6 @@ fn mount_detached(image: &File) -> rustix::io::Result<OwnedFd> {
     rustix::mount::fsconfig_create(&context)?;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,12 @@ impl Layer {
         self
     }
 
+    /// The stored bytes of the entry before.
+    pub(super) fn body(mut self, bytes: &[u8]) -> Layer {
+        self.0.body(bytes).unwrap();
+        self
+    }
+
     pub(super) fn file(mut self, name: &str, content: &[u8]) -> Layer {
         let mut entry = entry(name, Kind::File);
         entry.size = content.len() as u64;
