@@ -71,6 +71,9 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     };
     if namespaces.makes(MOUNT) {
         mounts.root()?;
+        if linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty()) {
+            mounts.prepare.extend([Operation::OpenNull, Operation::OpenEmpty]);
+        }
         mounts.all()?;
         mounts.devices()?;
     } else {
