@@ -5,6 +5,8 @@ mod apply;
 mod build;
 #[allow(dead_code, unused_imports)]
 mod decode;
+#[allow(dead_code, unused_imports)]
+mod diff;
 mod digest;
 mod document;
 #[allow(dead_code, unused_imports)]
@@ -33,7 +35,7 @@ pub use error::{Class, Error, Result};
 pub use image::{Image, ImageLayer};
 pub use limits::Limits;
 pub use platform::Platform;
-pub use progress::{Cancel, Event, Progress, Step};
+pub use progress::{Cancel, Event, Progress, Step, UnpackOptions};
 pub use reference::Reference;
 pub use rootfs::{LowerLayer, RootfsMount};
 pub use snapshot::{SnapshotKind, SnapshotProbe, probe_snapshots};

@@ -79,6 +79,38 @@ impl fmt::Debug for Progress {
     }
 }
 
+/// How to unpack an image: within which bounds, and whom to tell.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct UnpackOptions {
+    pub(crate) control: Control,
+}
+
+impl UnpackOptions {
+    /// The default [`Limits`], nobody to tell.
+    pub fn new() -> UnpackOptions {
+        UnpackOptions::default()
+    }
+
+    /// Ceilings for what the layers may ask for.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.control.limits = limits;
+        self
+    }
+
+    /// A flag that stops the work.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.control.cancel = cancel;
+        self
+    }
+
+    /// A callback that hears how far the work is.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.control.progress = Some(progress);
+        self
+    }
+}
+
 /// What every long piece of work carries: its ceilings, whether to go on, whom to tell.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Control {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::Control;
 use crate::snapshot::{self, SnapshotKind};
-use crate::{Digest, Error, Image, Result, RootfsMount};
+use crate::{Digest, Error, Image, Result, RootfsMount, UnpackOptions};
 
 use super::lease::{Lease, Root};
 use super::{Store, lock, names_in, sync_directory, write_file};
@@ -59,16 +59,20 @@ impl Store {
     /// [`Error::InvalidKey`], [`Error::KeyExists`]; whatever is wrong with the layers, as [`Error::Layer`];
     /// [`Error::Io`].
     pub fn prepare(&self, image: &Image, key: &str) -> Result<WritableLayer> {
-        self.prepare_with(image, key, &Control::default())
+        self.prepare_with(image, key, &UnpackOptions::new())
     }
 
-    pub(crate) fn prepare_with(&self, image: &Image, key: &str, control: &Control) -> Result<WritableLayer> {
+    /// As [`prepare`](Store::prepare), with limits, a cancel flag and progress for the unpacking.
+    ///
+    /// # Errors
+    /// As [`prepare`](Store::prepare); [`Error::LimitExceeded`], [`Error::Cancelled`].
+    pub fn prepare_with(&self, image: &Image, key: &str, options: &UnpackOptions) -> Result<WritableLayer> {
         let place = self.layer_path(key)?;
         if place.exists() {
             return Err(Error::KeyExists { key: key.to_owned() });
         }
         let lease = self.lease()?;
-        let chain = self.unpack_under(&lease, image, control)?;
+        let chain = self.unpack_under(&lease, image, &options.control)?;
         let scratch = lease.fresh_directory()?;
         let data = scratch.join("data");
         fs::DirBuilder::new().mode(0o755).create(&data).map_err(Error::io("create", &data))?;

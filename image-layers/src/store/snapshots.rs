@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob};
-use crate::{Digest, Error, Image, Result};
+use crate::{Digest, Error, Image, Result, UnpackOptions};
 
 use super::lease::{Lease, Root};
 use super::{Store, lock, names_in, sync_directory, write_file};
@@ -44,6 +44,18 @@ impl Store {
 
     pub(super) fn snapshots_directory(&self) -> PathBuf {
         self.path().join("snapshots").join(self.backend().to_string())
+    }
+
+    /// Unpacks the layers of `image` that are not unpacked yet, side by side. [`prepare`](Store::prepare) and
+    /// [`view`](Store::view) do this when it is needed; doing it before makes them quick.
+    ///
+    /// When it fails or is cancelled, the layers that were complete stay.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a layer, as [`Error::Layer`]; [`Error::Cancelled`], [`Error::Io`].
+    pub fn unpack(&self, image: &Image, options: &UnpackOptions) -> Result<()> {
+        let lease = self.lease()?;
+        self.unpack_under(&lease, image, &options.control).map(|_| ())
     }
 
     /// The data directories of an image's snapshots, the lowest first, all of them made where they were missing. They stay
