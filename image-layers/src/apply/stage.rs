@@ -307,7 +307,7 @@ impl<S: Sink> Stage<'_, S> {
 }
 
 /// What a tree has at a path, following symlinks on the way but not the last one.
-pub(super) fn find(tree: &Tree, parts: &[&[u8]]) -> Option<NodeId> {
+pub(crate) fn find(tree: &Tree, parts: &[&[u8]]) -> Option<NodeId> {
     let mut at = NodeId::ROOT;
     let mut links = 0;
     let mut pending: Vec<&[u8]> = parts.iter().rev().copied().collect();

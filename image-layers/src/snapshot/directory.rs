@@ -173,3 +173,13 @@ pub(super) fn new_root(dir: &Path) -> Result<OwnedFd> {
     };
     make().map_err(Error::io::<rustix::io::Errno>("make", dir))
 }
+
+/// Opens a file of the layers below, kept as directories.
+pub(super) fn open_content(below: &Merged, id: NodeId) -> Result<Box<dyn std::io::Read>> {
+    use rustix::fs::{Mode, OFlags};
+    let (dir, name) = below.open_parent(id)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&dir, name, flags, Mode::empty())
+        .map_err(|e| crate::apply::metadata::failed("open", &below.tree.path(id))(e))?;
+    Ok(Box::new(std::fs::File::from(file)))
+}

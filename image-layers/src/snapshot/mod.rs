@@ -17,6 +17,7 @@ use std::str::FromStr;
 
 use crate::apply::merge::Merged;
 use crate::apply::tree::Tree;
+pub(crate) use crate::diff::DiffStats;
 use crate::progress::LayerControl;
 use crate::{Digest, Error, Result, RootfsMount};
 
@@ -107,14 +108,6 @@ pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
 
     /// Writes what changed in a writable layer as a layer.
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats>;
-}
-
-/// What a diff has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DiffStats {
-    pub(crate) entries: u64,
-    /// Sockets, which no archive can hold.
-    pub(crate) skipped: u64,
 }
 
 /// The backend of a kind.

@@ -10,12 +10,11 @@ use crate::apply::place::{Directory, Markers, metadata_of};
 use crate::apply::settle::settle;
 use crate::apply::stage::stage;
 use crate::apply::tree::{NodeId, Tree};
-use crate::apply::writers::Writers;
-use crate::decode::run_ahead;
+use crate::diff::{Form, diff};
 use crate::tar::Reader;
 use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
 
-use super::directory::{new_root, settle_directory, stage_directory};
+use super::directory::{new_root, open, open_content, settle_directory, stage_directory};
 use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
 
 #[derive(Debug)]
@@ -64,8 +63,10 @@ impl Snapshotter for Overlay {
         }
     }
 
-    fn diff(&self, _chain: &[PathBuf], _writable: &Path, _out: &mut dyn Write) -> Result<DiffStats> {
-        Err(Error::UnsupportedLayer { what: "diff".to_owned() })
+    fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
+        let below = Merged::load(chain, CONTENT)?;
+        let content = |id| open_content(&below, id);
+        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &below, &content, out)
     }
 }
 

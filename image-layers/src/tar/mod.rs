@@ -30,6 +30,12 @@ pub(crate) struct Entry {
     pub(crate) sparse: Option<Vec<Extent>>,
 }
 
+impl Entry {
+    pub(crate) fn kind_is_symlink(&self) -> bool {
+        matches!(self.kind, Kind::Symlink { .. })
+    }
+}
+
 /// Extended attributes, in the order of the archive.
 pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 

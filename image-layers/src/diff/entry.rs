@@ -1,0 +1,101 @@
+//! One entry of a directory on disk, as a layer tells it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::{Errno, Result};
+
+use crate::apply::metadata::through_proc;
+use crate::tar::{Timestamp, Xattrs};
+
+/// Names in an open directory, sorted, without `.` and `..`.
+pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+pub(super) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+pub(super) fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+pub(super) fn mtime(stat: &Stat) -> Timestamp {
+    Timestamp { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 }
+}
+
+pub(super) fn ctime(stat: &Stat) -> Timestamp {
+    Timestamp { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 }
+}
+
+/// Opens a file or directory for reading, even if its mode locks its owner out.
+pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<OwnedFd> {
+    let directory = if kind(stat) == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | directory;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    // The owner lets himself in for a moment; only the change time remembers.
+    let node =
+        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let path = through_proc(node.as_fd(), b"");
+    let path = &path[..path.len() - 1];
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    rustix::fs::chmod(path, mode | Mode::RWXU)?;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    // An open directory stays usable for its owner only with its mode; whoever walks it puts that back.
+    if kind(stat) != FileType::Directory {
+        rustix::fs::chmod(path, mode)?;
+    }
+    opened
+}
+
+/// All extended attributes, sorted.
+pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Xattrs> {
+    let path = through_proc(dir, name);
+    let list = match grow(|buffer| rustix::fs::llistxattr(&path[..], buffer)) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut all = Vec::new();
+    for key in list.split(|&b| b == 0).filter(|key| !key.is_empty()) {
+        match grow(|buffer| rustix::fs::lgetxattr(&path[..], key, buffer)) {
+            Ok(value) => all.push((key.to_vec(), value)),
+            // Not for us to see, or gone again.
+            Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Calls with ever larger buffers until the answer fits.
+fn grow(mut call: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer) {
+            Ok(n) => {
+                buffer.truncate(n);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+pub(super) fn readlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes())
+}
