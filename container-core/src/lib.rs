@@ -21,4 +21,5 @@ pub use hooks::{HookKind, HookState, run_hooks};
 pub use id_map::{IdMapping, SubordinateRange};
 pub use oci_spec;
 pub use step::Step;
+pub use sys::process::signal;
 pub use user::ResolvedUser;

@@ -368,6 +368,12 @@ impl Entry {
         }
     }
 
+    /// Lets others change the container while this value lives on.
+    pub fn unlock(&self) {
+        // Cannot fail for a descriptor that is open.
+        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
+    }
+
     /// The container's record.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The control group of a launch.
 
-use cgroup::{Cgroup, CgroupPath, Limits};
+use cgroup::{Cgroup, CgroupPath, DeviceRule, Limits};
 
 use crate::error::{Error, Result};
 use crate::plan::CgroupRequest;
@@ -33,7 +33,11 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
 
 fn limit(group: &Cgroup, request: &CgroupRequest) -> Result<Vec<String>> {
     let Some(resources) = &request.resources else { return Ok(Vec::new()) };
-    let limits = Limits::try_from(resources).map_err(error)?;
+    let mut limits = Limits::try_from(resources).map_err(error)?;
+    // What every container has in its `/dev` can be made and used, whatever the list says: all runtimes add these rules.
+    if let Some(rules) = &mut limits.devices {
+        rules.extend(DeviceRule::defaults());
+    }
     if request.best_effort {
         let skipped = group.apply_best_effort(&limits);
         return Ok(skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, skipped.error)).collect());

@@ -51,6 +51,11 @@ pub(super) fn lower(
     };
     for found in hierarchy.mounts() {
         let Some(name) = found.mountpoint().file_name().and_then(|name| name.to_str()) else { continue };
+        // A named hierarchy carries no controller, so the container has no group there to be shown.
+        let is_named = found.version() == cgroup::Version::V1 && found.controllers().is_empty();
+        if is_named && !mounts.own_cgroup_view() {
+            continue;
+        }
         let (_, place) = below(name)?;
         one(mounts, found, &hierarchy, options, place)?;
         if found.version() == cgroup::Version::V1 && found.controllers().iter().count() > 1 {

@@ -177,7 +177,9 @@ fn is_single(maps: &[crate::id_map::IdMapping]) -> bool {
 
 /// The five sets, checked against what the caller can give.
 fn capabilities(input: &Input<'_>) -> Result<CapabilitySets> {
-    let sets = CapabilitySets::from_spec(input.process.capabilities().as_ref(), input.facts.last_capability);
+    let mut sets = CapabilitySets::from_spec(input.process.capabilities().as_ref(), input.facts.last_capability);
+    // The kernel takes nothing into the ambient set that is not in these two; engines list it there all the same.
+    sets.ambient &= sets.inheritable & sets.permitted;
     if input.namespaces.contains(USER) {
         return Ok(sets);
     }

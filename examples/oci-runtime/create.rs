@@ -1,0 +1,256 @@
+//! `create` and `run`.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use container_core::launch::{self, Gate, Io};
+use container_core::oci_spec::runtime::{BoxBuilder as ConsoleSizeBuilder, Hooks, Spec};
+use container_core::plan::{Extras, Facts, Plan};
+use container_core::state::{Entry, Record, Status};
+use container_core::{HookKind, HookState, run_hooks};
+
+use crate::args::Create;
+use crate::bundle::Bundle;
+use crate::context::{Context, Found};
+use crate::failure::Failure;
+use crate::foreground::{self, Relay, Signals};
+use crate::{record, sockets};
+
+/// Sets a container up to where only its start is missing.
+pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
+    let bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
+    let console = console(&bundle.spec, options, true)?;
+    let (entry, creating) = reserve(context, options, &bundle)?;
+    let made = plan(context, options, &bundle).and_then(|plan| {
+        let created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
+        publish(options, &entry, &creating, Process::of(created.pid, &created.pidfd, created.cgroup.as_ref()))
+    });
+    match made {
+        Ok(_) => Ok(()),
+        Err(failure) => {
+            forget(entry);
+            Err(failure)
+        }
+    }
+}
+
+/// Sets a container up, runs it, and unless it is detached stays until it ends.
+pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Result<ExitCode, Failure> {
+    let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
+    let console = console(&bundle.spec, options, detach)?;
+    if !detach && console.is_none() {
+        give_size(&mut bundle.spec);
+    }
+    let (entry, creating) = reserve(context, options, &bundle)?;
+    // Before the start, so that no signal is lost.
+    let signals = if detach { None } else { Some(Signals::block()?) };
+    let started = plan(context, options, &bundle).and_then(|plan| {
+        let running = launch::spawn(&plan, io(options, console))?;
+        let process = Process::of(running.pid, &running.pidfd, running.cgroup.as_ref());
+        let record = publish(options, &entry, &creating, process)?;
+        Ok((running, record))
+    });
+    let (running, record) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            forget(entry);
+            return Err(failure);
+        }
+    };
+    let found = Found { entry, record };
+    poststart(context, &found, bundle.spec.hooks().as_ref())?;
+    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+
+    // From here on others may change the container.
+    found.entry.unlock();
+    let terminal = running.terminal.map(Relay::new).transpose()?;
+    foreground::attend(running.pidfd.as_fd(), &signals, terminal)?;
+    let status = foreground::status(running.pidfd.as_fd())?;
+    if !keep {
+        finish(context, &found.record.id, running.cgroup.as_ref(), bundle.spec.hooks().as_ref())?;
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// Takes the name, and keeps the configuration.
+fn reserve(context: &Context, options: &Create, bundle: &Bundle) -> Result<(Entry, Record), Failure> {
+    let entry = context.state.reserve(&options.id)?;
+    let creating = record::creating(&options.id, bundle);
+    let kept = entry.save_spec(&bundle.json).and_then(|()| {
+        // Hooks may ask for the state of the container that is being created.
+        if bundle.spec.hooks().is_some() { entry.save(&creating) } else { Ok(()) }
+    });
+    match kept {
+        Ok(()) => Ok((entry, creating)),
+        Err(error) => {
+            forget(entry);
+            Err(error.into())
+        }
+    }
+}
+
+fn plan(context: &Context, options: &Create, bundle: &Bundle) -> Result<Plan, Failure> {
+    let mut extras = Extras::new(&options.id);
+    extras.bundle.clone_from(&bundle.path);
+    extras.new_keyring = !options.no_new_keyring;
+    extras.no_cgroup = context.no_cgroups;
+    let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
+    context.log.debug_lines(|| plan.to_string());
+    Ok(plan)
+}
+
+fn io(options: &Create, console: Option<OwnedFd>) -> Io {
+    Io { preserve: options.preserve_fds, console, ..Io::default() }
+}
+
+/// The connection to the console socket, for a container that has a terminal.
+fn console(spec: &Spec, options: &Create, detached: bool) -> Result<Option<OwnedFd>, Failure> {
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    connect_console(terminal, options.console_socket.as_deref(), detached)
+}
+
+/// The connection to `socket` where there is a `terminal` to send. A socket that is not needed is passed over: clients give
+/// one without looking.
+pub fn connect_console(
+    terminal: bool,
+    socket: Option<&Path>,
+    detached: bool,
+) -> Result<Option<OwnedFd>, Failure> {
+    match (terminal, socket) {
+        (true, Some(socket)) => {
+            UnixStream::connect(socket).map(|stream| Some(stream.into())).map_err(|error| {
+                Failure::because(format!("connect to console socket {}", socket.display()), error)
+            })
+        }
+        (true, None) if detached => Err(Failure::new(
+            "process.terminal is true: a detached container needs --console-socket to send its terminal to",
+        )),
+        _ => Ok(None),
+    }
+}
+
+/// A terminal of the container that we relay starts with the size of our own.
+fn give_size(spec: &mut Spec) {
+    let Some(process) = spec.process_mut() else { return };
+    if process.terminal() != Some(true) || process.console_size().is_some() || !std::io::stdin().is_terminal()
+    {
+        return;
+    }
+    if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdin()) {
+        let own = ConsoleSizeBuilder::default().height(size.ws_row).width(size.ws_col).build();
+        process.set_console_size(own.ok());
+    }
+}
+
+/// A process that was started, as far as clients are told of it.
+pub struct Process<'a> {
+    pub pid: i32,
+    pub pidfd: &'a OwnedFd,
+    pub cgroup: Option<&'a cgroup::Cgroup>,
+}
+
+impl<'a> Process<'a> {
+    fn of(pid: i32, pidfd: &'a OwnedFd, cgroup: Option<&'a cgroup::Cgroup>) -> Self {
+        Self { pid, pidfd, cgroup }
+    }
+
+    /// Its pid and its descriptor, to where the client wants them.
+    pub fn announce(&self, pid_file: Option<&Path>, pidfd_socket: Option<&Path>) -> Result<(), Failure> {
+        if let Some(file) = pid_file {
+            sockets::write_pid(file, self.pid)?;
+        }
+        if let Some(socket) = pidfd_socket {
+            sockets::send(socket, self.pidfd, "pidfd")?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps what is known of the new container and tells the client; the container does not outlive a failure.
+fn publish(
+    options: &Create,
+    entry: &Entry,
+    creating: &Record,
+    process: Process<'_>,
+) -> Result<Record, Failure> {
+    let published = record::with_process(creating.clone(), process.pid, process.cgroup).and_then(|record| {
+        entry.save(&record)?;
+        process.announce(options.pid_file.as_deref(), options.pidfd_socket.as_deref())?;
+        Ok(record)
+    });
+    if published.is_err() {
+        // The failure that led here is the one to report.
+        let _ = container_core::signal(process.pidfd, nix::sys::signal::Signal::SIGKILL as i32);
+        let _ = foreground::status(process.pidfd.as_fd());
+        if let Some(cgroup) = process.cgroup {
+            let _ = cgroup.kill();
+            let _ = cgroup.remove();
+        }
+    }
+    published
+}
+
+/// Gives the name back after a failure, which is the one to report.
+fn forget(entry: Entry) {
+    let _ = entry.remove();
+}
+
+/// Takes down what a container in the foreground left, unless somebody deleted it meanwhile.
+fn finish(
+    context: &Context,
+    id: &str,
+    cgroup: Option<&cgroup::Cgroup>,
+    hooks: Option<&Hooks>,
+) -> Result<(), Failure> {
+    let entry = match context.state.lock(id) {
+        Ok(entry) => entry,
+        Err(container_core::Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(cgroup) = cgroup {
+        // Without a pid namespace of the container's own there may be processes left.
+        cgroup
+            .kill()
+            .and_then(|()| cgroup.remove())
+            .map_err(|error| Failure::because(format!("remove the control group of {id}"), error))?;
+    }
+    let record = if hooks.is_some() { entry.record().ok() } else { None };
+    entry.remove()?;
+    if let (Some(hooks), Some(record)) = (hooks, record) {
+        poststop(context, hooks, &record);
+    }
+    Ok(())
+}
+
+/// Runs the poststart hooks. One that fails ends the container, as the runtime specification wants since 1.2.
+pub fn poststart(context: &Context, found: &Found, hooks: Option<&Hooks>) -> Result<(), Failure> {
+    let Some(hooks) = hooks.and_then(|hooks| hooks.poststart().as_ref()) else { return Ok(()) };
+    let mut state = state(&found.record, Status::Running);
+    state.pid = found.record.pid;
+    run_hooks(HookKind::Poststart, hooks, &state).map_err(|error| {
+        let _ = crate::kill::kill_everything(found);
+        context.log.debug("a poststart hook failed: the container was killed");
+        Failure::from(error)
+    })
+}
+
+/// Runs the poststop hooks. The container is gone: a hook that fails is only warned about.
+pub fn poststop(context: &Context, hooks: &Hooks, record: &Record) {
+    for hook in hooks.poststop().iter().flatten() {
+        let run = run_hooks(HookKind::Poststop, std::slice::from_ref(hook), &state(record, Status::Stopped));
+        if let Err(error) = run {
+            context.log.warn(&crate::failure::chain(&error).replacen("error running", "problem with", 1));
+        }
+    }
+}
+
+/// What hooks are told.
+pub fn state(record: &Record, status: Status) -> HookState {
+    let mut state = HookState::new(&record.oci_version, &record.id, status, &record.bundle);
+    let annotations: std::collections::HashMap<_, _> = record.annotations.clone().into_iter().collect();
+    state.annotations = (!annotations.is_empty()).then_some(annotations);
+    state
+}
