@@ -1,4 +1,4 @@
-//! Rules of device access, and what they come to on v1. For v2 see `sys/device_program.rs`.
+//! Rules of device access, and what they come to on v1. For v2 see `v2/devices.rs`.
 
 use std::fmt;
 use std::ops::BitOr;

@@ -88,6 +88,18 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Device access on v2 could not be set. It takes a BPF program, and so CAP_BPF (before 5.8 CAP_SYS_ADMIN) and
+    /// CAP_NET_ADMIN in the initial user namespace.
+    #[error("{step} cgroup {}", path.display())]
+    Devices {
+        /// What failed.
+        step: &'static str,
+        /// The group.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
     /// The new memory limit is below what the group uses now, and
     /// [`check_before_update`](crate::MemoryLimits::check_before_update) asked to refuse that.
     #[error("memory limit {limit} is below the {usage} bytes in use by {}", path.display())]

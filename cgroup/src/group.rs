@@ -300,6 +300,12 @@ impl Cgroup {
                 }
                 continue;
             };
+            if let (Controller::Devices, Version::V2, Some(rules)) = (controller, version, &limits.devices) {
+                if let Err(error) = crate::v2::devices::set(dir, rules) {
+                    refused(controller, error)?;
+                }
+                continue;
+            }
             let settings = match version {
                 Version::V1 => crate::v1::limits::settings(controller, limits, dir),
                 Version::V2 => crate::v2::limits::settings(controller, limits, dir),

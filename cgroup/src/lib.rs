@@ -12,12 +12,15 @@ mod hierarchy;
 mod hugetlb;
 mod kill;
 mod limits;
+#[cfg(feature = "oci")]
+mod oci;
 mod parse;
 mod path;
 mod proc;
 mod remove;
 mod setting;
 mod stats;
+mod sys;
 mod v1;
 mod v2;
 

@@ -6,7 +6,7 @@ use crate::limits::{IoRates, Limits, Max, MemoryLimits};
 use crate::setting::Settings;
 
 /// What to write for one controller. `dir` is only read, and only where the present state decides. Devices are no files on
-/// v2, see [`crate::sys::device_program`].
+/// v2, see [`super::devices`].
 pub(crate) fn settings(controller: Controller, limits: &Limits, dir: &Dir) -> Result<Settings> {
     let mut settings = Settings::of(controller);
     match controller {
@@ -47,8 +47,7 @@ pub(crate) fn settings(controller: Controller, limits: &Limits, dir: &Dir) -> Re
         }
         Controller::NetCls => return unsupported("network.class_id"),
         Controller::NetPrio => return unsupported("network.priorities"),
-        Controller::Devices => return unsupported("devices"),
-        Controller::Cpuacct | Controller::Freezer | Controller::PerfEvent => {}
+        Controller::Devices | Controller::Cpuacct | Controller::Freezer | Controller::PerfEvent => {}
     }
     Ok(settings)
 }

@@ -1,4 +1,5 @@
 //! What the tests of this crate share: a place to make groups in, or a visible reason for not running.
+#![allow(unreachable_pub, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::Path;
