@@ -151,9 +151,16 @@ fn a_forking_tree_freezes_thaws_and_dies() {
     for _ in 0..3 {
         group.freeze().unwrap();
         assert!(group.is_frozen().unwrap());
-        let before = group.cpu_usage().unwrap();
-        std::thread::sleep(Duration::from_millis(30));
-        assert_eq!(group.cpu_usage().unwrap(), before, "nothing runs while it is frozen");
+        // The last slice of a stopping task is accounted for a little later; a running tree never stands still.
+        let readings = std::iter::repeat_with(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            group.cpu_usage().unwrap()
+        });
+        let readings: Vec<_> = readings.take(10).collect();
+        assert!(
+            readings.windows(2).any(|pair| pair[0] == pair[1]),
+            "nothing runs while it is frozen: {readings:?}"
+        );
         group.thaw().unwrap();
         assert!(!group.is_frozen().unwrap());
     }
