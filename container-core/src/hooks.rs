@@ -123,6 +123,12 @@ pub(crate) fn supervise(kind: HookKind, index: usize, hook: &Hook, process: Hook
         .map_err(|reason| failed(kind, index, hook, reason))
 }
 
+/// The error for a hook that could not be started by those other means.
+pub(crate) fn not_started(kind: HookKind, index: usize, hook: &Hook, error: &Error) -> Error {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    failed(kind, index, hook, format!("{error}{cause}"))
+}
+
 fn failed(kind: HookKind, index: usize, hook: &Hook, reason: String) -> Error {
     Error::Hook { kind: kind.name(), index, path: hook.path().clone(), reason }
 }

@@ -7,6 +7,7 @@ mod hooks;
 mod id_map;
 pub mod launch;
 mod mount_options;
+mod netlink;
 pub mod plan;
 pub mod seccomp;
 pub mod state;

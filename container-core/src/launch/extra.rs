@@ -1,12 +1,100 @@
-//! What a starting process rarely asks for: hooks, network devices, somewhere to send the seccomp listener.
+//! What a starting process asks for less often: hooks, network devices, somewhere to send the seccomp listener.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use oci_spec::runtime::Hook;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Pid;
+use serde_json::json;
+
+use super::{Io, Target, exec};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::hooks::{self, HookKind, HookProcess, HookState, run_hooks};
 use crate::plan::operation::Request;
+use crate::plan::{self, Services};
+use crate::state::Status;
+use crate::step::Step;
+use crate::sys::socket;
 
-pub(super) fn answer(_plan: &Plan, request: u32, _fd: Option<OwnedFd>, _process: (i32, BorrowedFd<'_>)) -> Result<()> {
-    let word = if request == Request::Listener as u32 { "a seccomp listener" } else { "this" };
-    Err(Error::unsupported(word, "not yet"))
+/// Does what `request` asks for the process.
+pub(super) fn answer(
+    services: &Services,
+    request: u32,
+    fd: Option<OwnedFd>,
+    process: (i32, BorrowedFd<'_>),
+) -> Result<()> {
+    let is = |known: Request| request == known as u32;
+    if is(Request::CreateHooks) {
+        let state = state(services, Status::Creating, process.0);
+        run_hooks(HookKind::Prestart, &services.hooks.prestart, &state)?;
+        run_hooks(HookKind::CreateRuntime, &services.hooks.create_runtime, &state)?;
+        run_inside(HookKind::CreateContainer, &services.hooks.create_container, &state, services, process)
+    } else if is(Request::StartHooks) {
+        let state = state(services, Status::Created, process.0);
+        run_inside(HookKind::StartContainer, &services.hooks.start_container, &state, services, process)
+    } else if is(Request::NetworkDevices) {
+        crate::netlink::move_devices(&services.network_devices, process.1)
+    } else if is(Request::Listener) {
+        send_listener(services, fd, process.0)
+    } else {
+        Ok(())
+    }
+}
+
+fn state(services: &Services, status: Status, pid: i32) -> HookState {
+    let fields = &services.state;
+    let mut state = HookState::new(&fields.version, &fields.id, status, &fields.bundle);
+    state.pid = pid;
+    state.annotations = fields.annotations.clone();
+    state
+}
+
+/// Runs hooks in the container's namespaces.
+fn run_inside(
+    kind: HookKind,
+    hooks: &[Hook],
+    state: &HookState,
+    services: &Services,
+    (pid, pidfd): (i32, BorrowedFd<'_>),
+) -> Result<()> {
+    for (index, hook) in hooks.iter().enumerate() {
+        let failed = |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
+        let plan = plan::exec::hook(hook, services.kinds)?;
+        let (stdio, output) = hooks::stdio(state).map_err(failed)?;
+        let io = Io {
+            stdin: Some(stdio.input),
+            stderr: Some(stdio.output.try_clone().map_err(failed)?),
+            stdout: Some(stdio.output),
+            ..Io::default()
+        };
+        let running = exec(&Target { pidfd, pid, cgroup: None }, &plan, io)
+            .map_err(|error| hooks::not_started(kind, index, hook, &error))?;
+        let pid = Pid::from_raw(running.pid)
+            .ok_or_else(|| failed(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+        hooks::supervise(kind, index, hook, HookProcess { pid, pidfd: running.pidfd, output })?;
+    }
+    Ok(())
+}
+
+/// Sends the listener of the filter to whoever is to answer, with what the runtime specification says about the process.
+fn send_listener(services: &Services, fd: Option<OwnedFd>, pid: i32) -> Result<()> {
+    let (Some(listener), Some(fd)) = (&services.listener, fd) else { return Ok(()) };
+    let failed = |errno: rustix::io::Errno| {
+        Error::setup(Step::Seccomp, format!("listener to {}", listener.path.display()), errno)
+    };
+    let fields = &services.state;
+    let message = json!({
+        "ociVersion": fields.version,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": listener.metadata.clone().unwrap_or_default(),
+        "state": state(services, Status::Creating, pid),
+    });
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(failed)?;
+    let address = SocketAddrUnix::new(&listener.path).map_err(failed)?;
+    rustix::net::connect(&socket, &address).map_err(failed)?;
+    let text = message.to_string();
+    socket::send(socket.as_fd().as_raw_fd(), text.as_bytes(), Some(fd.as_raw_fd()))
+        .map_err(|errno| failed(rustix::io::Errno::from_raw_os_error(errno.0)))
 }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use super::child::Failure;
 use super::{program, rootfs};
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::Services;
 use crate::plan::operation::{Follow, Operation};
+use crate::step::Step;
 
 /// What to say about a failed operation where the plan is not at hand.
 pub(super) fn phrase(operation: &Operation) -> String {
@@ -21,14 +22,19 @@ pub(super) fn explain(
     index: usize,
     failure: Failure,
     text: &[u8],
-    plan: &Plan,
+    services: &Services,
 ) -> Error {
     let source = std::io::Error::from_raw_os_error(failure.errno);
     let Some(operation) = operations.get(index) else {
-        return Error::setup(crate::step::Step::Clone, "an unknown step", source);
+        // A container that is released by somebody who has no plan at hand: its words have come along.
+        if failure.detail == program::INTERPRETER || failure.detail == program::EXEC {
+            return exec(failure, text, services);
+        }
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        return Error::setup(Step::Gate, String::from_utf8_lossy(&text[..end]), source);
     };
     match operation {
-        Operation::Locate | Operation::Exec => return exec(failure, text, plan),
+        Operation::Locate | Operation::Exec => return exec(failure, text, services),
         Operation::Mount(mount) if mount.target.follow == Follow::None && failure.errno == libc::ELOOP => {
             return Error::invalid(
                 format!("mounts: {}", mount.target.path.to_string_lossy()),
@@ -58,17 +64,17 @@ pub(super) fn explain(
     Error::setup(operation.step(), subject, source)
 }
 
-fn exec(failure: Failure, text: &[u8], plan: &Plan) -> Error {
+fn exec(failure: Failure, text: &[u8], services: &Services) -> Error {
     let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
     let named = PathBuf::from(OsStr::from_bytes(&text[..end]));
-    let command = plan.program.argv.first().map(|arg| PathBuf::from(OsStr::from_bytes(arg.to_bytes())));
+    let command = PathBuf::from(OsStr::from_bytes(services.command.to_bytes()));
     let source = std::io::Error::from_raw_os_error(failure.errno);
     let (path, interpreter) = match failure.detail {
         // The lookup failed: the name that was asked for says more than the last place that was tried.
-        program::LOOKUP => (command.unwrap_or_default(), None),
-        program::INTERPRETER => (command.unwrap_or_default(), Some(named)),
+        program::LOOKUP => (command, None),
+        program::INTERPRETER => (command, Some(named)),
         program::EXEC => (named, None),
-        _ => (command.unwrap_or_default(), None),
+        _ => (command, None),
     };
     Error::Exec { path, interpreter, source }
 }

@@ -6,10 +6,13 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use oci_spec::runtime::Spec;
 
-use super::protocol::{self, Message};
+use super::serve::Server;
+use super::{Target, protocol};
 use crate::error::{Error, Result};
-use crate::plan::operation::Request;
+use crate::plan::operation::{FIRST_FREE, Request};
+use crate::plan::{Extras, Namespaces, Services};
 use crate::step::Step;
 use crate::sys::socket;
 
@@ -47,44 +50,19 @@ pub(super) fn order(channel: &OwnedFd) -> Result<()> {
 }
 
 /// Starts a container that was created with [`Gate::Socket`](super::Gate::Socket), from any process, and returns when its
-/// command runs. `hooks` runs when the container asks for its startContainer hooks.
+/// command runs. `spec` and `extras` are those it was created with; its startContainer hooks run now.
 ///
 /// # Errors
 /// [`Error::Setup`] when nobody waits there any more (connection refused) or a last step fails, [`Error::Exec`] when the command
-/// cannot be executed, and what `hooks` returns. The container ends then.
-pub fn release(path: &Path, hooks: impl FnOnce() -> Result<()>) -> Result<()> {
+/// cannot be executed, [`Error::Hook`] for a hook that failed. The container ends then.
+pub fn release(path: &Path, target: &Target<'_>, spec: &Spec, extras: &Extras) -> Result<()> {
     let (socket, _directory, address) = socket_at(path)?;
     rustix::net::connect(&socket, &address).map_err(failed(path))?;
     order(&socket)?;
-    let mut hooks = Some(hooks);
-    loop {
-        let mut message = [0; protocol::SIZE];
-        let (length, fd) = socket::receive(socket.as_raw_fd(), &mut message)
-            .map_err(|errno| Error::setup(Step::Gate, "", errno))?;
-        drop(fd.map(crate::sys::fd::adopt));
-        if length == 0 {
-            return Ok(());
-        }
-        match protocol::decode(&message) {
-            Message::Request(request) if request == Request::Executing as u32 => {}
-            Message::Request(request) => {
-                if request == Request::StartHooks as u32 {
-                    if let Some(hooks) = hooks.take() {
-                        hooks()?;
-                    }
-                }
-                socket::send(socket.as_raw_fd(), &message, None)
-                    .map_err(|errno| Error::setup(Step::Gate, "", errno))?;
-            }
-            Message::Failure { errno, text, detail, .. } => {
-                let source = std::io::Error::from_raw_os_error(errno);
-                let text = String::from_utf8_lossy(text).into_owned();
-                // The last steps are few; but for exec their phrase comes along.
-                if detail == super::program::EXEC || detail == super::program::INTERPRETER {
-                    return Err(Error::Exec { path: text.into(), interpreter: None, source });
-                }
-                return Err(Error::setup(Step::Gate, text, source));
-            }
-        }
-    }
+    let mut slots = FIRST_FREE;
+    let namespaces = Namespaces::from_spec(spec, &mut slots)?;
+    let services = Services::of(spec, extras, &namespaces)?;
+    let mut server = Server::new(&services, socket, target.pid, target.pidfd, None);
+    // That it has announced exec is no news: it had everything set up, and dies by nobody's hand but the caller's.
+    server.serve(&[]).map(drop)
 }

@@ -163,7 +163,7 @@ impl Created {
             return Err(Error::invalid("start", "the container waits at a socket: use release with its path"));
         };
         let outcome = gate::order(&channel).and_then(|()| {
-            let mut server = Server::new(&plan, channel, self.pid, self.pidfd.as_fd(), None);
+            let mut server = Server::new(&plan.services, channel, self.pid, self.pidfd.as_fd(), None);
             server.serve(&plan.inside)
         });
         if let Err(error) = outcome {
@@ -245,7 +245,7 @@ fn start_in(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = into.as_raw_fd() as u64;
     }
-    let surroundings = match (plan.isolated, &plan.maps) {
+    let surroundings = match (plan.isolated, &plan.services.maps) {
         (false, _) => Surroundings::Host,
         (true, None) => Surroundings::Empty,
         (true, Some(_)) => Surroundings::Visible,
@@ -265,7 +265,7 @@ fn start_in(
         return Err(Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
     };
 
-    let mut server = Server::new(plan, channel, pid, pidfd.as_fd(), wiring.console.take());
+    let mut server = Server::new(&plan.services, channel, pid, pidfd.as_fd(), wiring.console.take());
     let outcome = server.serve(&plan.inside);
     let (pid, successor, terminal, channel) = server.finish();
     let announced = cradle_executing(&cradle, shares_memory);

@@ -8,7 +8,7 @@ use super::child::Failure;
 use super::protocol::{self, Message};
 use super::{failure, identity, maps};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::Services;
 use crate::plan::operation::{Operation, Request};
 use crate::step::Step;
 use crate::sys::socket;
@@ -25,7 +25,7 @@ pub(super) enum Outcome {
 /// The parent's side of the channel.
 #[derive(Debug)]
 pub(super) struct Server<'a> {
-    plan: &'a Plan,
+    services: &'a Services,
     channel: OwnedFd,
     pid: i32,
     pidfd: BorrowedFd<'a>,
@@ -37,13 +37,13 @@ pub(super) struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub(super) fn new(
-        plan: &'a Plan,
+        services: &'a Services,
         channel: OwnedFd,
         pid: i32,
         pidfd: BorrowedFd<'a>,
         console: Option<OwnedFd>,
     ) -> Self {
-        Self { plan, channel, pid, pidfd, successor: None, console, terminal: None, announced: false }
+        Self { services, channel, pid, pidfd, successor: None, console, terminal: None, announced: false }
     }
 
     /// Process id, the pidfd of a second process that took over, the terminal, and the channel.
@@ -64,7 +64,7 @@ impl<'a> Server<'a> {
             match protocol::decode(&message) {
                 Message::Failure { step, errno, detail, text } => {
                     let failure = Failure { errno, detail };
-                    return Err(failure::explain(operations, step, failure, text, self.plan));
+                    return Err(failure::explain(operations, step, failure, text, self.services));
                 }
                 Message::Request(request) if request == Request::Ready as u32 => return Ok(Outcome::Ready),
                 Message::Request(request) if request == Request::Executing as u32 => self.announced = true,
@@ -81,18 +81,18 @@ impl<'a> Server<'a> {
     fn answer(&mut self, request: u32, fd: Option<OwnedFd>, message: &[u8]) -> Result<Vec<u8>> {
         let is = |known: Request| request == known as u32;
         if is(Request::MapIds) {
-            if let Some(maps) = &self.plan.maps {
+            if let Some(maps) = &self.services.maps {
                 maps::write(self.pid, maps)?;
             }
         } else if is(Request::TimeOffsets) {
-            if let Some(offsets) = &self.plan.time_offsets {
+            if let Some(offsets) = &self.services.time_offsets {
                 let path = format!("/proc/{}/timens_offsets", self.pid);
                 std::fs::write(path, offsets.to_bytes()).map_err(|e| {
                     Error::setup(Step::TimeOffset, offsets.to_string_lossy().trim().replace('\n', ", "), e)
                 })?;
             }
         } else if is(Request::Limits) {
-            for &(resource, soft, hard) in &self.plan.limits {
+            for &(resource, soft, hard) in &self.services.limits {
                 crate::sys::cred::set_limit_of(self.pid, resource, soft, hard)
                     .map_err(|errno| Error::setup(Step::ResourceLimit, limit_name(resource), errno))?;
             }
@@ -101,7 +101,7 @@ impl<'a> Server<'a> {
         } else if is(Request::Terminal) {
             self.take_terminal(fd)?;
         } else if is(Request::CreateHooks) || is(Request::StartHooks) || is(Request::NetworkDevices) || is(Request::Listener) {
-            super::extra::answer(self.plan, request, fd, self.current())?;
+            super::extra::answer(self.services, request, fd, self.current())?;
         }
         Ok(message.to_vec())
     }
@@ -111,7 +111,7 @@ impl<'a> Server<'a> {
     }
 
     fn identify(&mut self, root: Option<OwnedFd>) -> Result<Vec<u8>> {
-        let (Some(root), Some(user)) = (root, &self.plan.user) else {
+        let (Some(root), Some(user)) = (root, &self.services.user) else {
             return Ok(identity::encode(0, 0, &[], b""));
         };
         let found = crate::user::resolve(root.as_fd(), user)?;

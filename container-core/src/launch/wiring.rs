@@ -75,7 +75,7 @@ impl Wiring {
         // What was opened is ours to close, also when a later operation failed.
         self.slots = context.slots;
         done.map_err(|(index, failure)| {
-            failure::explain(&plan.outside, index, failure, &context.scratch.text, plan)
+            failure::explain(&plan.outside, index, failure, &context.scratch.text, &plan.services)
         })
     }
 

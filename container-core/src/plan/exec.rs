@@ -1,10 +1,10 @@
 //! One more process of a running container.
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Hook, Process, Spec};
 
 use super::namespaces::Namespaces;
 use super::operation::{FIRST_FREE, Operation, Slot};
-use super::{CreateHooks, Extras, Facts, Plan, StateFields, c_string, process};
+use super::{Extras, Facts, Plan, Program, Services, c_string, process};
 use crate::error::Result;
 
 /// The slot of the container's init, by which all its namespaces are joined in one call.
@@ -14,7 +14,7 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     let mut slots = INIT + 1;
     // Whether a namespace was made or joined when the container started: its init is in it, and that is what counts now.
     let namespaces = Namespaces::from_spec(container, &mut slots)?;
-    let kinds = namespaces.joined.iter().fold(namespaces.new, |kinds, joined| kinds | joined.kind);
+    let kinds = namespaces.kinds();
 
     // The process that joins still has the host program's memory (a copy of it): nobody inside may look at it.
     let mut inside = vec![Operation::Shield];
@@ -56,32 +56,37 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
         gate: false,
     };
     process::lower(&input, &mut inside)?;
-    let limits = if namespaces.has_user() { process::limits(process)? } else { Vec::new() };
-    Ok(Plan {
-        outside: Vec::new(),
-        inside,
-        slots,
-        clone_flags: 0,
-        isolated: false,
-        may_share_memory: false,
-        suspends_launcher: false,
-        maps: None,
-        time_offsets: None,
-        idmaps: Vec::new(),
-        cgroup: None,
-        program: process::program(process, container, extras)?,
-        limits: limits.into_iter().map(|(_, resource, soft, hard)| (resource, soft, hard)).collect(),
-        hooks: CreateHooks::default(),
-        state: StateFields {
-            version: container.version().clone(),
-            id: extras.id.clone(),
-            bundle: extras.bundle.clone(),
-            annotations: container.annotations().clone(),
-        },
-        user: extras.user.clone(),
-        listener: process::listener(container)?,
-        network_devices: Vec::new(),
-    })
+    let mut services = Services::of(container, extras, &namespaces)?;
+    if namespaces.has_user() {
+        services.limits = process::outer_limits(process)?;
+    }
+    let program = process::program(process, container, extras)?;
+    services.command = program.argv[0].clone();
+    Ok(Plan { inside, slots, program, services, ..Plan::empty() })
+}
+
+/// A hook that runs in the container's namespaces, as its root. Its path is found where the root of the mount namespace is: in the
+/// host's tree until the container has entered its own, and in the container from then on.
+pub(crate) fn hook(hook: &Hook, kinds: u64) -> Result<Plan> {
+    let strings = |list: &Vec<String>| list.iter().map(|s| c_string("hooks", s)).collect::<Result<Vec<_>>>();
+    let path = c_string("hooks.path", hook.path().as_os_str())?;
+    let argv = match hook.args().as_ref().filter(|args| !args.is_empty()) {
+        Some(args) => strings(args)?,
+        None => vec![path.clone()],
+    };
+    let env = match hook.env() {
+        Some(env) => strings(env)?,
+        None => Vec::new(),
+    };
+    let user = kinds & super::namespaces::USER != 0;
+    let mut inside = vec![Operation::Shield, Operation::JoinAll { kinds }, Operation::Succeed { flags: 0 }];
+    if user {
+        inside.push(Operation::BecomeRoot);
+    }
+    inside.extend([Operation::Session, Operation::Descriptors, Operation::Locate, Operation::Exec]);
+    let services = Services { command: path.clone(), ..Services::default() };
+    let program = Program { argv, env, candidates: vec![path], by_descriptor: true };
+    Ok(Plan { inside, slots: INIT + 1, program, services, ..Plan::empty() })
 }
 
 fn cpu_affinity(list: Option<&String>, inside: &mut Vec<Operation>) -> Result<()> {

@@ -1,11 +1,11 @@
 //! The order of a container's launch, and why it is this one.
 
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::Spec;
 
 use super::mounts::Mounts;
 use super::namespaces::{CGROUP, MOUNT, NET, Namespaces, PID, TIME, USER, UTS};
 use super::operation::{FIRST_FREE, Operation, Request, namespace_names};
-use super::{CgroupRequest, CreateHooks, Extras, Facts, Plan, StateFields, c_string, process, rootfs};
+use super::{CgroupRequest, Extras, Facts, Plan, Services, c_string, process, rootfs};
 use crate::error::{Error, Result};
 
 pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Plan> {
@@ -14,7 +14,8 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     let namespaces = Namespaces::from_spec(spec, &mut slots)?;
     validate(spec, extras, facts, &namespaces)?;
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "there is none"))?;
-    let hooks = hooks(spec.hooks().as_ref());
+    let mut services = Services::of(spec, extras, &namespaces)?;
+    let hooks = services.hooks.clone();
 
     // A hook of createContainer resolves its path in the host's tree, but runs in the container's mount namespace: that one
     // must have the host's tree then. So must a caller that may not mount: it has no other tree to open sources in.
@@ -115,7 +116,14 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         &mut inside,
     )?;
 
-    let limits = if namespaces.has_user() { process::limits(process)? } else { Vec::new() };
+    if namespaces.has_user() {
+        services.limits = process::outer_limits(process)?;
+    }
+    services.maps = namespaces.maps.clone();
+    services.time_offsets = time_offsets;
+    services.network_devices = network_devices;
+    let program = process::program(process, spec, extras)?;
+    services.command = program.argv[0].clone();
     Ok(Plan {
         outside,
         inside,
@@ -124,24 +132,15 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         isolated,
         // Between a change of credentials and exec, the shared memory must be out of reach for processes that are there already:
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
-        may_share_memory: !namespaces.needs_two_stages() && namespaces.makes(PID),
+        may_share_memory: !namespaces.needs_two_stages()
+            && namespaces.makes(PID)
+            && hooks.create_container.is_empty()
+            && hooks.start_container.is_empty(),
         suspends_launcher: process.oom_score_adj().is_some(),
-        maps: namespaces.maps.clone(),
-        time_offsets,
         idmaps,
         cgroup: cgroup(spec, extras, facts, linux.is_some())?,
-        program: process::program(process, spec, extras)?,
-        limits: limits.into_iter().map(|(_, resource, soft, hard)| (resource, soft, hard)).collect(),
-        hooks,
-        state: StateFields {
-            version: spec.version().clone(),
-            id: extras.id.clone(),
-            bundle: extras.bundle.clone(),
-            annotations: spec.annotations().clone(),
-        },
-        user: extras.user.clone(),
-        listener: process::listener(spec)?,
-        network_devices,
+        program,
+        services,
     })
 }
 
@@ -302,17 +301,6 @@ fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, 
     }
     out.sort();
     Ok(out)
-}
-
-#[expect(deprecated, reason = "prestart is what engines still send")]
-fn hooks(hooks: Option<&Hooks>) -> CreateHooks {
-    let Some(hooks) = hooks else { return CreateHooks::default() };
-    CreateHooks {
-        prestart: hooks.prestart().clone().unwrap_or_default(),
-        create_runtime: hooks.create_runtime().clone().unwrap_or_default(),
-        create_container: hooks.create_container().clone().unwrap_or_default(),
-        start_container: hooks.start_container().clone().unwrap_or_default(),
-    }
 }
 
 fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts, linux: bool) -> Result<Option<CgroupRequest>> {

@@ -7,7 +7,7 @@
 
 mod cgroups;
 mod devices;
-mod exec;
+pub(crate) mod exec;
 mod extras;
 mod facts;
 mod lower;
@@ -16,16 +16,17 @@ mod namespaces;
 pub(crate) mod operation;
 mod process;
 mod rootfs;
+mod services;
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 pub use extras::{Extras, LowerLayer, Rootfs};
 pub use facts::Facts;
-pub(crate) use namespaces::Maps;
-use oci_spec::runtime::{Hook, LinuxResources, Spec};
+pub(crate) use namespaces::{Maps, Namespaces};
+use oci_spec::runtime::{LinuxResources, Spec};
 use operation::{Operation, Slot};
+pub(crate) use services::{Listener, Services};
 
 use crate::error::{Error, Result};
 
@@ -48,26 +49,11 @@ pub struct Plan {
     pub(crate) may_share_memory: bool,
     /// The launching thread has to stand still until exec.
     pub(crate) suspends_launcher: bool,
-    pub(crate) maps: Option<Maps>,
-    pub(crate) time_offsets: Option<CString>,
     /// User namespaces to make for idmapped mounts.
     pub(crate) idmaps: Vec<(Slot, Maps)>,
     pub(crate) cgroup: Option<CgroupRequest>,
     pub(crate) program: Program,
-    /// Limits that only the parent may set, when there is a user namespace.
-    pub(crate) limits: Vec<(u32, u64, u64)>,
-    pub(crate) hooks: CreateHooks,
-    pub(crate) state: StateFields,
-    pub(crate) user: Option<String>,
-    pub(crate) listener: Option<Listener>,
-    pub(crate) network_devices: Vec<(String, String)>,
-}
-
-/// Where the seccomp listener goes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Listener {
-    pub(crate) path: PathBuf,
-    pub(crate) metadata: Option<String>,
+    pub(crate) services: Services,
 }
 
 /// The control group the launch makes.
@@ -93,25 +79,24 @@ pub(crate) struct Program {
     pub(crate) by_descriptor: bool,
 }
 
-/// Hooks that belong to create and start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CreateHooks {
-    pub(crate) prestart: Vec<Hook>,
-    pub(crate) create_runtime: Vec<Hook>,
-    pub(crate) create_container: Vec<Hook>,
-    pub(crate) start_container: Vec<Hook>,
-}
-
-/// What hooks are told about the container, beside its pid and status.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StateFields {
-    pub(crate) version: String,
-    pub(crate) id: String,
-    pub(crate) bundle: PathBuf,
-    pub(crate) annotations: Option<std::collections::HashMap<String, String>>,
-}
-
 impl Plan {
+    /// A plan to fill in: nothing outside, no new namespaces, no sharing of memory.
+    fn empty() -> Self {
+        Self {
+            outside: Vec::new(),
+            inside: Vec::new(),
+            slots: operation::FIRST_FREE,
+            clone_flags: 0,
+            isolated: false,
+            may_share_memory: false,
+            suspends_launcher: false,
+            idmaps: Vec::new(),
+            cgroup: None,
+            program: Program::default(),
+            services: Services::default(),
+        }
+    }
+
     /// Lowers a container's description. Pure: looks at nothing but its arguments.
     ///
     /// # Errors

@@ -111,6 +111,11 @@ impl Namespaces {
         Ok(out)
     }
 
+    /// New and joined ones.
+    pub(crate) fn kinds(&self) -> u64 {
+        self.joined.iter().fold(self.new, |kinds, joined| kinds | joined.kind)
+    }
+
     pub(crate) fn joins(&self, kind: u64) -> bool {
         self.joined.iter().any(|joined| joined.kind == kind)
     }

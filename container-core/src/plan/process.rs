@@ -226,8 +226,13 @@ fn labels(process: &Process, facts: &Facts, inside: &mut Vec<Operation>) -> Resu
     Ok(())
 }
 
+/// The limits as the parent sets them for a process in a user namespace.
+pub(super) fn outer_limits(process: &Process) -> Result<Vec<(u32, u64, u64)>> {
+    Ok(limits(process)?.into_iter().map(|(_, resource, soft, hard)| (resource, soft, hard)).collect())
+}
+
 /// Name, resource, soft and hard value.
-pub(super) fn limits(process: &Process) -> Result<Vec<(String, u32, u64, u64)>> {
+fn limits(process: &Process) -> Result<Vec<(String, u32, u64, u64)>> {
     use oci_spec::runtime::PosixRlimitType as Type;
     let mut out: Vec<(String, u32, u64, u64)> = Vec::new();
     for limit in process.rlimits().iter().flatten() {
