@@ -7,7 +7,7 @@ use crate::document::{ImageConfig, Manifest};
 use crate::{Digest, Error, Result};
 
 use super::layers::LayerDocument;
-use super::lease::{self, Lease, Root};
+use super::lease::{self, Root, Trash};
 use super::snapshots::all_snapshots;
 use super::{Store, lock, names_in};
 
@@ -32,8 +32,8 @@ impl Store {
     /// [`Error::Io`]. What was removed before the failure is gone, the rest is whole.
     pub fn collect_garbage(&self) -> Result<Collected> {
         let mut collected = Collected::default();
-        // What goes is moved into this lease under the lock, and deleted without it, when the lease ends.
-        let trash = Lease::begin(self)?;
+        // Declared before the lock, so that it is emptied after the lock is gone.
+        let trash = Trash::new(self);
         let _guard = self.lock_exclusive()?;
         lease::discard_dead(self, &trash)?;
         let mut roots = lease::living_roots(self)?;

@@ -12,7 +12,7 @@ use crate::progress::Control;
 use crate::snapshot::{self, SnapshotKind};
 use crate::{Digest, Error, Image, Result, RootfsMount, UnpackOptions};
 
-use super::lease::{Lease, Root};
+use super::lease::{Lease, Root, Trash};
 use super::{Store, lock, names_in, sync_directory, write_file};
 
 /// `layer.json`.
@@ -211,9 +211,7 @@ impl WritableLayer {
         if !lock::try_exclusive(&self.lock).map_err(Error::io("lock", &path))? {
             return Err(Error::InUse { what: format!("writable layer {:?}", self.key) });
         }
-        // First it goes from its place as a whole. What a kill leaves behind is swept with the lease.
-        let trash = self.store.lease()?;
-        trash.discard(&path)
+        Trash::new(&self.store).discard(&path)
     }
 
     pub(crate) fn path(&self) -> PathBuf {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::snapshot::remove_tree;
 use crate::{Digest, Error, Image, Result};
@@ -129,14 +130,6 @@ impl Lease {
         fs::DirBuilder::new().mode(0o755).create(&path).map_err(Error::io("create", &path))?;
         Ok(path)
     }
-
-    /// Takes something away from its place at once; it is deleted when the lease ends.
-    pub(super) fn discard(&self, path: &Path) -> Result<()> {
-        match fs::rename(path, self.fresh_path()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("rename", path)(e)),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Drop for Lease {
@@ -146,8 +139,44 @@ impl Drop for Lease {
     }
 }
 
-/// Moves the leases of dead owners into `trash`. Under the exclusive lock.
-pub(super) fn discard_dead(store: &Store, trash: &Lease) -> Result<()> {
+/// What was taken away from its place, to be deleted when this is dropped: by then without any lock.
+///
+/// It lies among the leases, where it looks like one whose owner is dead, so a kill leaves it to the next open. Taking
+/// something away needs neither space nor an inode: it works on a full disk.
+#[derive(Debug)]
+pub(super) struct Trash {
+    leases: PathBuf,
+    taken: Mutex<Vec<PathBuf>>,
+}
+
+impl Trash {
+    pub(super) fn new(store: &Store) -> Trash {
+        Trash { leases: store.path().join("leases"), taken: Mutex::default() }
+    }
+
+    /// Takes a file or tree away from its place, as a whole.
+    pub(super) fn discard(&self, path: &Path) -> Result<()> {
+        let place = self.leases.join(unique_name());
+        match fs::rename(path, &place) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("rename", path))?,
+        }
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        Ok(())
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        for path in self.taken.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // Another process may sweep at the same time.
+            let _ = remove_tree(path);
+        }
+    }
+}
+
+/// Takes away what dead owners left. Under the exclusive lock.
+pub(super) fn discard_dead(store: &Store, trash: &Trash) -> Result<()> {
     let leases = store.path().join("leases");
     for name in names_in(&leases)? {
         let path = leases.join(name);

@@ -280,13 +280,10 @@ impl Store {
     /// What an open does before anything else: sweep dead leases, drop snapshots that a crash of the machine may have
     /// left incomplete.
     fn recover(&self) -> Result<()> {
-        let trash = Lease::begin(self)?;
-        {
-            let _guard = self.lock_exclusive()?;
-            lease::discard_dead(self, &trash)?;
-            snapshots::discard_unsynced(self, &trash)?;
-        }
-        Ok(())
+        let trash = lease::Trash::new(self);
+        let _guard = self.lock_exclusive()?;
+        lease::discard_dead(self, &trash)?;
+        snapshots::discard_unsynced(self, &trash)
     }
 }
 

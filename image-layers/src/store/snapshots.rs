@@ -9,7 +9,7 @@ use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob};
 use crate::{Digest, Error, Image, Result, UnpackOptions};
 
-use super::lease::{Lease, Root};
+use super::lease::{Lease, Root, Trash};
 use super::{Store, lock, names_in, sync_directory, write_file};
 
 /// `snapshot.json`.
@@ -118,7 +118,7 @@ impl Store {
                 parent: index.checked_sub(1).map(|below| chain_ids[below].clone()),
                 boot: boot.clone(),
             };
-            let path = self.commit_snapshot(lease, &scratches[job], &chain_ids[index], &document)?;
+            let path = self.commit_snapshot(&scratches[job], &chain_ids[index], &document)?;
             // Whoever waits for this layer need not wait for the rest.
             locks[job] = None;
             committed.push(path.clone());
@@ -132,7 +132,6 @@ impl Store {
     /// Gives a finished snapshot its name; returns its data directory.
     fn commit_snapshot(
         &self,
-        lease: &Lease,
         scratch: &Path,
         chain_id: &Digest,
         document: &SnapshotDocument,
@@ -143,9 +142,7 @@ impl Store {
         match fs::rename(scratch, &place) {
             Ok(()) => {}
             // It was there, above one that was missing: a store that was repaired. What is there is the same.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
-                lease.discard(scratch)?
-            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {}
             Err(e) => return Err(Error::io("rename", &place)(e)),
         }
         Ok(place.join("data"))
@@ -206,7 +203,7 @@ pub(super) fn all_snapshots(store: &Store) -> Result<Vec<PathBuf>> {
 /// Drops what another boot wrote and perhaps never got to the disk. Under the exclusive lock, on opening a store.
 ///
 /// Layers of containers over such a snapshot keep working: it is made again when they are opened.
-pub(super) fn discard_unsynced(store: &Store, trash: &Lease) -> Result<()> {
+pub(super) fn discard_unsynced(store: &Store, trash: &Trash) -> Result<()> {
     let boot = boot_id();
     if boot.is_none() {
         return Ok(());

@@ -10,7 +10,7 @@ use crate::{Class, Digest, Error, Image, Result, Verifier};
 
 use super::compare::difference;
 use super::layers::LayerDocument;
-use super::lease::{Lease, Root};
+use super::lease::{Lease, Root, Trash};
 use super::{Store, lock, names_in};
 
 /// Something in a store that is not as it was made.
@@ -64,7 +64,7 @@ impl Store {
 
     fn examine(&self, repair: bool) -> Result<Vec<Damage>> {
         let mut found = Vec::new();
-        let trash = Lease::begin(self)?;
+        let trash = Trash::new(self);
         for algorithm in ["sha256", "sha512"] {
             for name in names_in(&self.path().join("blobs").join(algorithm))? {
                 let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else { continue };
@@ -87,8 +87,9 @@ impl Store {
     }
 
     /// Unpacks every layer again and compares. What is above a damaged layer is judged against the damaged one.
-    fn examine_snapshots(&self, trash: &Lease, repair: bool) -> Result<Vec<Damage>> {
+    fn examine_snapshots(&self, trash: &Trash, repair: bool) -> Result<Vec<Damage>> {
         let mut found = Vec::new();
+        let lease = self.lease()?;
         let mut seen = HashSet::new();
         let mut images = self.index()?.records().into_iter().map(|r| r.digest).collect::<Vec<_>>();
         for key in self.layers()? {
@@ -104,7 +105,7 @@ impl Store {
                     if !path.exists() || !seen.insert(path.clone()) {
                         continue;
                     }
-                    let Some(error) = store.snapshot_damage(trash, &image, index, &path)? else { continue };
+                    let Some(error) = store.snapshot_damage(&lease, &image, index, &path)? else { continue };
                     let chain_id = image.config().chain_ids()[index].hex().to_owned();
                     let mut repaired = false;
                     if repair {
