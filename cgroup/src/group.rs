@@ -346,7 +346,7 @@ impl Cgroup {
     }
 
     /// Why a limit of `controller` cannot be set at all.
-    fn no_controller(&self, controller: Controller) -> Error {
+    pub(crate) fn no_controller(&self, controller: Controller) -> Error {
         let reason = match self.hierarchy.version_of(controller) {
             None => {
                 "no mounted hierarchy carries it, or it is not delegated to this group's parent".to_owned()

@@ -3,14 +3,17 @@
 mod check;
 mod controller;
 mod convert;
+mod cpu_time;
 mod devices;
 mod dir;
 mod error;
+mod events;
 mod freeze;
 mod group;
 mod hierarchy;
 mod hugetlb;
 mod kill;
+mod limit_hits;
 mod limits;
 #[cfg(feature = "oci")]
 mod oci;
@@ -25,10 +28,13 @@ mod v1;
 mod v2;
 
 pub use controller::{Controller, Controllers, Version};
+pub use cpu_time::{CpuTime, CpuTimeLimit};
 pub use devices::{Access, DeviceKind, DeviceRule};
 pub use error::{Error, Result};
+pub use events::{Happened, Interest, Resource, Trigger, Watch, Watched};
 pub use group::{Cgroup, Entry, Skipped};
 pub use hierarchy::{Hierarchy, Mode, Mount};
+pub use limit_hits::{LimitCounters, LimitHit, LimitKind, LimitLevel};
 pub use limits::{
     CpuLimits, CpuWeight, CpusetLimits, DeviceNumber, HugetlbLimits, IoLimits, IoRates, IoWeight, Limits,
     Max, MemoryLimits, NetworkLimits, RdmaLimits, Swap,
