@@ -222,13 +222,40 @@ fn overlay_layers(filesystem: i32, overlay: &Overlay) -> Result<i32, Failure> {
     Ok(mount::fs_create(filesystem, overlay.attributes)?)
 }
 
+/// A file system in a file, by a descriptor: an option's value has 255 bytes at most, a path may have more.
 fn erofs(file: &CStr) -> Sys<i32> {
-    let filesystem = mount::fs_open(c"erofs")?;
-    let made = mount::fs_set(filesystem, c"source", Some(file))
-        .and_then(|()| mount::fs_set(filesystem, c"ro", None))
-        .and_then(|()| mount::fs_create(filesystem, crate::mount_options::attr::RDONLY));
-    fd::close(filesystem);
+    let image = fd::openat(fd::CWD, file, libc::O_RDONLY, 0)?;
+    let mut name = [0u8; 32];
+    let made = mount::fs_open(c"erofs").and_then(|filesystem| {
+        let made = mount::fs_set(filesystem, c"source", Some(descriptor_path(image, &mut name)))
+            .and_then(|()| mount::fs_set(filesystem, c"ro", None))
+            .and_then(|()| mount::fs_create(filesystem, crate::mount_options::attr::RDONLY));
+        fd::close(filesystem);
+        made
+    });
+    fd::close(image);
     made
+}
+
+/// `/proc/self/fd/N`, written without an allocation.
+fn descriptor_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
+    const PREFIX: &[u8] = b"/proc/self/fd/";
+    let mut digits = [0u8; 10];
+    let mut rest = fd.unsigned_abs();
+    let mut start = digits.len();
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        start = at;
+        if rest == 0 {
+            break;
+        }
+    }
+    let digits = digits.get(start..).unwrap_or_default();
+    for (to, from) in buffer.iter_mut().zip(PREFIX.iter().chain(digits).chain(&[0])) {
+        *to = *from;
+    }
+    CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
 }
 
 fn make_device(context: &Context, device: &Device) -> Done {
@@ -324,4 +351,17 @@ fn read_only_at(place: i32) -> Done {
     let result = mount::set_attributes(copy, &attr, true).and_then(|()| mount::attach(copy, place));
     fd::close(copy);
     Ok(result?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::descriptor_path;
+
+    #[test]
+    fn descriptors_as_paths() {
+        for fd in [0, 7, 10, 123, i32::MAX] {
+            let mut buffer = [0; 32];
+            assert_eq!(descriptor_path(fd, &mut buffer).to_str().unwrap(), format!("/proc/self/fd/{fd}"));
+        }
+    }
 }

@@ -74,7 +74,6 @@ impl Services {
     }
 }
 
-#[expect(deprecated, reason = "prestart is what engines still send")]
 fn hooks(hooks: Option<&Hooks>) -> CreateHooks {
     let Some(hooks) = hooks else { return CreateHooks::default() };
     CreateHooks {

@@ -123,11 +123,6 @@ pub(crate) fn symlinkat(target: &CStr, dir: i32, name: &CStr) -> Sys<()> {
     unsafe { syscall!(libc::SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.map(drop)
 }
 
-pub(crate) fn unlinkat(dir: i32, name: &CStr, flags: i32) -> Sys<()> {
-    // SAFETY: `name` ends in NUL.
-    unsafe { syscall!(libc::SYS_unlinkat, dir, name.as_ptr(), flags) }.map(drop)
-}
-
 /// Reads a symbolic link; the result is not terminated.
 pub(crate) fn readlinkat(dir: i32, name: &CStr, buffer: &mut [u8]) -> Sys {
     // SAFETY: `name` ends in NUL; the slice is valid and writable for its length.
@@ -188,26 +183,14 @@ pub(crate) fn chroot_here() -> Sys<()> {
     unsafe { syscall!(libc::SYS_chroot, c".".as_ptr()) }.map(drop)
 }
 
-/// Waits until `fd` can be read, or its peer is gone.
-pub(crate) fn wait_readable(fd: i32) -> Sys<()> {
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    loop {
-        // SAFETY: one pollfd; no timeout and no signal mask.
-        match unsafe { syscall!(libc::SYS_ppoll, &raw mut poll, 1, 0, 0, 8) } {
-            Err(Errno(libc::EINTR)) => {}
-            other => return other.map(drop),
-        }
-    }
+/// Sleeps until a signal ends the process.
+pub(crate) fn wait_for_ever() -> Sys<()> {
+    // SAFETY: no descriptors, no timeout, no signal mask.
+    unsafe { syscall!(libc::SYS_ppoll, 0, 0, 0, 0, 8) }.map(drop)
 }
 
 /// Takes ownership of a descriptor that was just opened for the caller.
 pub(crate) fn adopt(fd: i32) -> std::os::fd::OwnedFd {
     // SAFETY: the kernel has just given this number to the caller, and nobody else knows of it.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
-}
-
-/// Sleeps until a signal ends the process.
-pub(crate) fn wait_for_ever() -> Sys<()> {
-    // SAFETY: no descriptors, no timeout, no signal mask.
-    unsafe { syscall!(libc::SYS_ppoll, 0, 0, 0, 0, 8) }.map(drop)
 }

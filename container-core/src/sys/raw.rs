@@ -66,12 +66,19 @@ pub(crate) fn check(result: isize) -> Sys {
 
 /// `syscall!(SYS_x, a, b)`: fills up with zeros and converts each argument with `as usize`.
 macro_rules! syscall {
-    ($number:expr $(, $arg:expr)* $(,)?) => {{
-        let mut args = [0usize; 6];
-        let mut next = 0;
-        $( args[next] = $arg as usize; next += 1; )*
-        let _ = next;
-        $crate::sys::raw::invoke($number, args)
-    }};
+    ($number:expr $(,)?) => { $crate::sys::raw::invoke($number, [0; 6]) };
+    ($number:expr, $a:expr $(,)?) => { $crate::sys::raw::invoke($number, [$a as usize, 0, 0, 0, 0, 0]) };
+    ($number:expr, $a:expr, $b:expr $(,)?) => {
+        $crate::sys::raw::invoke($number, [$a as usize, $b as usize, 0, 0, 0, 0])
+    };
+    ($number:expr, $a:expr, $b:expr, $c:expr $(,)?) => {
+        $crate::sys::raw::invoke($number, [$a as usize, $b as usize, $c as usize, 0, 0, 0])
+    };
+    ($number:expr, $a:expr, $b:expr, $c:expr, $d:expr $(,)?) => {
+        $crate::sys::raw::invoke($number, [$a as usize, $b as usize, $c as usize, $d as usize, 0, 0])
+    };
+    ($number:expr, $a:expr, $b:expr, $c:expr, $d:expr, $e:expr $(,)?) => {
+        $crate::sys::raw::invoke($number, [$a as usize, $b as usize, $c as usize, $d as usize, $e as usize, 0])
+    };
 }
 pub(crate) use syscall;

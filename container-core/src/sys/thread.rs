@@ -46,29 +46,16 @@ pub(crate) fn reset_signals() {
     let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, 8) };
 }
 
-/// Blocks all signals of the calling thread and gives the mask as it was.
-pub(crate) fn block_signals() -> u64 {
-    let (all, mut old) = (u64::MAX, 0u64);
-    // SAFETY: both masks are 8 bytes.
-    let _ = unsafe {
-        syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut old, 8)
-    };
-    old
-}
-
-pub(crate) fn restore_signals(mask: u64) {
+/// Blocks all signals of the calling thread.
+pub(crate) fn block_signals() {
+    let all = u64::MAX;
     // SAFETY: the mask is 8 bytes.
-    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, 8) };
+    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, 0, 8) };
 }
 
 pub(crate) fn set_session() -> Sys<()> {
     // SAFETY: no memory involved.
     unsafe { syscall!(libc::SYS_setsid) }.map(drop)
-}
-
-pub(crate) fn parent_pid() -> usize {
-    // SAFETY: no memory involved; cannot fail.
-    unsafe { syscall!(libc::SYS_getppid) }.unwrap_or(0)
 }
 
 pub(crate) fn ioctl(fd: i32, request: u64, argument: usize) -> Sys {

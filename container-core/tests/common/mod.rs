@@ -162,17 +162,9 @@ pub(crate) fn run(bundle: &Bundle, spec: &Value) -> container_core::Result<Outpu
 }
 
 pub(crate) fn run_plan(plan: &Plan) -> container_core::Result<Output> {
-    let (read, write) = std::io::pipe().unwrap();
-    let write = OwnedFd::from(write);
-    let io = Io {
-        stdin: Some(File::open("/dev/null").unwrap().into()),
-        stdout: Some(write.try_clone().unwrap()),
-        stderr: Some(write),
-        ..Io::default()
-    };
+    let (io, read) = captured();
     let running = launch::spawn(plan, io)?;
-    let mut text = String::new();
-    { read }.read_to_string(&mut text).unwrap();
+    let text = read_all(read);
     let status = wait(&running.pidfd);
     if let Some(cgroup) = &running.cgroup {
         cgroup.remove().unwrap();
@@ -193,4 +185,23 @@ pub(crate) fn script(script: &str) -> Option<String> {
     let output = run(&bundle, &config(script)).unwrap();
     assert_eq!(output.status, 0, "{}", output.text);
     Some(output.text)
+}
+
+/// Streams for a process whose output is collected.
+pub(crate) fn captured() -> (Io, std::io::PipeReader) {
+    let (read, write) = std::io::pipe().unwrap();
+    let write = OwnedFd::from(write);
+    let io = Io {
+        stdin: Some(File::open("/dev/null").unwrap().into()),
+        stdout: Some(write.try_clone().unwrap()),
+        stderr: Some(write),
+        ..Io::default()
+    };
+    (io, read)
+}
+
+pub(crate) fn read_all(mut from: std::io::PipeReader) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
 }
