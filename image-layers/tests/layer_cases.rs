@@ -15,8 +15,8 @@ use fixture::expect::{CommitFacts, Expect, Op, picture, unhex};
 use fixture::mount::{Mounted, in_mount_namespace};
 use fixture::*;
 use image_layers::{
-    Digest, Error, Image, ImageConfig, ImportOptions, Limits, Platform, Reference, SnapshotKind, Source, Store,
-    StoreOptions, UnpackOptions, probe_snapshots,
+    Digest, Error, Image, ImageConfig, ImportOptions, Limits, Platform, Reference, SnapshotKind, Source,
+    Store, StoreOptions, UnpackOptions, probe_snapshots,
 };
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat,
@@ -306,7 +306,6 @@ fn commit(expect: &Expect, store: &Store, image: &Image, work: &Path) -> Result<
     Ok(check_layer(&expect.commit, &tar))
 }
 
-
 fn check_layer(facts: &CommitFacts, tar: &[u8]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut names = BTreeSet::new();
@@ -326,10 +325,13 @@ fn check_layer(facts: &CommitFacts, tar: &[u8]) -> Vec<String> {
             }
             continue;
         }
-        let name = entry.path().unwrap().to_str().unwrap().trim_start_matches("./").trim_end_matches('/').to_owned();
+        let name =
+            entry.path().unwrap().to_str().unwrap().trim_start_matches("./").trim_end_matches('/').to_owned();
         for key in keys.drain(..) {
             let refused = |p: &&String| key.starts_with(&format!("SCHILY.xattr.{p}"));
-            wrong.extend(facts.layer_no_xattr_prefix.iter().find(refused).map(|_| format!("layer: {name} has {key}")));
+            wrong.extend(
+                facts.layer_no_xattr_prefix.iter().find(refused).map(|_| format!("layer: {name} has {key}")),
+            );
         }
         names.insert(name);
     }

@@ -76,7 +76,7 @@ impl Store {
         let scratch = lease.fresh_directory()?;
         let data = scratch.join("data");
         fs::DirBuilder::new().mode(0o755).create(&data).map_err(Error::io("create", &data))?;
-        snapshot::snapshotter(self.backend()).prepare(&chain, &data)?;
+        check_depth(&snapshot::snapshotter(self.backend()).prepare(&chain, &data)?)?;
         let document = LayerDocument {
             image: image.digest().clone(),
             chain_ids: image.config().chain_ids(),
@@ -145,6 +145,7 @@ impl Store {
             true => RootfsMount::Directory { source: lease.fresh_directory()?, read_only: true },
             false => snapshot::snapshotter(self.backend()).view(&chain)?,
         };
+        check_depth(&mount)?;
         Ok(View { mount, _lease: lease })
     }
 
@@ -224,5 +225,21 @@ impl WritableLayer {
 
     pub(crate) fn chain(&self) -> Vec<PathBuf> {
         self.store.chain_paths(&self.chain_ids)
+    }
+}
+
+/// Overlayfs says no more than "invalid argument" to a stack that is too deep.
+fn check_depth(mount: &RootfsMount) -> Result<()> {
+    /// `OVL_MAX_STACK` of the kernel.
+    const DEEPEST: usize = 500;
+    match mount {
+        RootfsMount::Overlay { lower, .. } if lower.len() > DEEPEST => {
+            let what = format!(
+                "an overlay of {} layers (the kernel stacks at most {DEEPEST}; the copy backend has no such limit)",
+                lower.len()
+            );
+            Err(Error::UnsupportedLayer { what })
+        }
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,147 @@
+//! A full disk and a full inode table are clean errors that lose nothing, and the same call succeeds once there is room.
+#![allow(missing_docs)]
+
+mod fixture;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use fixture::mount::in_mount_namespace;
+use fixture::*;
+use image_layers::{Class, Error, ImageBuilder, ImportOptions, LayerBuilder, Store};
+use rustix::mount::{MountFlags, mount, mount_remount};
+
+const INSIDE: &str = "IMAGE_LAYERS_TEST_FULL";
+
+/// Runs `test` where file systems can be mounted: as root in a mount namespace, else in a user namespace.
+fn where_mounting_works(name: &str, test: impl FnOnce() + Send) {
+    if is_root() || std::env::var_os(INSIDE).is_some() {
+        if in_mount_namespace(test).is_none() {
+            skip("overlay", "no mount namespace can be made here");
+        }
+        return;
+    }
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) if status.code() == Some(101) => panic!("failed in a user namespace"),
+        other => skip("userns", &format!("no user namespace can be made here: {other:?}")),
+    }
+}
+
+fn tmpfs(path: &Path, options: &str) {
+    fs::create_dir(path).unwrap();
+    let options = std::ffi::CString::new(options).unwrap();
+    mount("none", path, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+}
+
+fn resize(path: &Path, options: &str) {
+    let options = std::ffi::CString::new(options).unwrap();
+    mount_remount(path, MountFlags::empty(), options.as_c_str()).unwrap();
+}
+
+/// That the error tells what is full, where, and at which layer.
+fn assert_no_space(error: &Error, below: &Path) {
+    assert_eq!(error.class(), Class::Io, "{error}");
+    let Error::Layer { index, source, .. } = error else { panic!("no layer is named: {error:?}") };
+    assert!(*index < 4);
+    let Error::Io { path, source, .. } = &**source else { panic!("{source:?}") };
+    // The file in the store, or the path inside of the layer.
+    assert!(path.starts_with(below) || path.is_relative(), "{}", path.display());
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull, "{source}");
+}
+
+fn assert_whole(store: &Store) {
+    let damage = store.verify().unwrap();
+    assert!(damage.is_empty(), "{damage:?}");
+    assert_eq!(fs::read_dir(store.path().join("leases")).unwrap().count(), 0);
+}
+
+/// Four layers of about 300 KiB each, and 100 files.
+fn layers() -> Vec<Layer> {
+    let layer = |n: u64| {
+        let mut tar = Tar::new();
+        for file in 0..100 {
+            tar = tar.file(&format!("{n}/{file}"), noise(3000, n * 100 + file));
+        }
+        Layer::gzip(tar.finish())
+    };
+    (0..4).map(layer).collect()
+}
+
+#[test]
+fn no_space() {
+    where_mounting_works("no_space", || {
+        let dir = scratch();
+        let input = layout(&dir.path().join("layout"), &layers(), "x/full:1");
+        let disk = dir.path().join("disk");
+        tmpfs(&disk, "size=800k");
+        let store = Store::open_or_create(disk.join("store")).unwrap();
+        let options = ImportOptions::new();
+
+        // Half of the blobs have room.
+        assert_no_space(&store.import(&input, &options).unwrap_err(), &disk);
+        assert!(store.images().unwrap().is_empty());
+        let complete = fs::read_dir(store.path().join("blobs/sha256")).unwrap().count();
+        assert!((1..4).contains(&complete), "{complete} blobs are kept");
+        assert_whole(&store);
+
+        // All of the blobs, but not of the snapshots.
+        resize(&disk, "size=2M");
+        let image = store.import(&input, &options).unwrap().remove(0);
+        assert_no_space(&store.prepare(&image, "c").unwrap_err(), &disk);
+        assert_eq!(store.images().unwrap().len(), 1);
+        assert!(store.layers().unwrap().is_empty());
+        assert_whole(&store);
+
+        // Nothing at all: what is there can be read, and garbage collected.
+        let filler = disk.join("filler");
+        let _ = fs::write(&filler, vec![1; 4 << 20]);
+        assert_eq!(store.resolve("x/full:1").unwrap().digest(), image.digest());
+        assert!(Store::open_or_create(store.path()).is_ok());
+        store.collect_garbage().unwrap();
+        let error = ImageBuilder::new()
+            .layer(LayerBuilder::new().content("big", noise(100_000, 5), 0o644))
+            .build(&store, None)
+            .unwrap_err();
+        assert_eq!(error.class(), Class::Io);
+        fs::remove_file(&filler).unwrap();
+        assert_whole(&store);
+
+        resize(&disk, "size=8M");
+        store.prepare(&image, "c").unwrap();
+        assert_whole(&store);
+    });
+}
+
+#[test]
+fn no_inodes() {
+    where_mounting_works("no_inodes", || {
+        let dir = scratch();
+        let input = layout(&dir.path().join("layout"), &layers(), "x/full:1");
+        let disk = dir.path().join("disk");
+        tmpfs(&disk, "size=64M,nr_inodes=250");
+        let store = Store::open_or_create(disk.join("store")).unwrap();
+        let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+        assert_no_space(&store.prepare(&image, "c").unwrap_err(), &disk);
+        assert_whole(&store);
+        // Not one is left, and still garbage goes.
+        store.remove_image(&image).unwrap();
+        let hoard = disk.join("hoard");
+        fs::create_dir(&hoard).unwrap();
+        let files = (0..).take_while(|n| fs::write(hoard.join(n.to_string()), "").is_ok()).count();
+        assert!(files > 10);
+        assert!(store.collect_garbage().unwrap().blobs == 6);
+        fs::remove_dir_all(&hoard).unwrap();
+        resize(&disk, "size=64M,nr_inodes=10000");
+        let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+        store.prepare(&image, "c").unwrap();
+        assert_whole(&store);
+    });
+}
