@@ -98,6 +98,7 @@ pub(crate) fn name(bit: u32) -> Option<&'static str> {
     NAMES.get(bit as usize).copied()
 }
 
+#[cfg(test)]
 /// Parses `CAP_CHOWN`, `chown` or any mixture, as command lines have it.
 pub(crate) fn parse(text: &str) -> Option<Capability> {
     let upper = text.to_ascii_uppercase();

@@ -39,13 +39,6 @@ pub(crate) struct Propagation {
     pub(crate) recursive: bool,
 }
 
-impl Propagation {
-    /// The flag word for mount(2).
-    pub(crate) fn flags(self) -> u64 {
-        if self.recursive { self.kind | MS_REC } else { self.kind }
-    }
-}
-
 /// A bind mount, or one with all mounts below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -91,7 +84,7 @@ enum Word {
     Clear(u64),
     RecursiveSet(u64),
     RecursiveClear(u64),
-    Propagation(u64),
+    Spread(u64),
     Bind(Scope),
     Idmap(Scope),
     Remount,
@@ -127,10 +120,10 @@ const TABLE: &[(&str, Word)] = &[
     ("acl", Set(MS_POSIXACL)), ("noacl", Clear(MS_POSIXACL)),
     ("bind", Bind(Scope::Single)), ("rbind", Bind(Scope::Recursive)),
     ("remount", Remount),
-    ("private", Word::Propagation(MS_PRIVATE)), ("rprivate", Word::Propagation(MS_PRIVATE | MS_REC)),
-    ("shared", Word::Propagation(MS_SHARED)), ("rshared", Word::Propagation(MS_SHARED | MS_REC)),
-    ("slave", Word::Propagation(MS_SLAVE)), ("rslave", Word::Propagation(MS_SLAVE | MS_REC)),
-    ("unbindable", Word::Propagation(MS_UNBINDABLE)), ("runbindable", Word::Propagation(MS_UNBINDABLE | MS_REC)),
+    ("private", Spread(MS_PRIVATE)), ("rprivate", Spread(MS_PRIVATE | MS_REC)),
+    ("shared", Spread(MS_SHARED)), ("rshared", Spread(MS_SHARED | MS_REC)),
+    ("slave", Spread(MS_SLAVE)), ("rslave", Spread(MS_SLAVE | MS_REC)),
+    ("unbindable", Spread(MS_UNBINDABLE)), ("runbindable", Spread(MS_UNBINDABLE | MS_REC)),
     ("rro", RecursiveSet(attr::RDONLY)), ("rrw", RecursiveClear(attr::RDONLY)),
     ("rnosuid", RecursiveSet(attr::NOSUID)), ("rsuid", RecursiveClear(attr::NOSUID)),
     ("rnodev", RecursiveSet(attr::NODEV)), ("rdev", RecursiveClear(attr::NODEV)),
@@ -196,7 +189,7 @@ impl MountOptions {
                 self.recursive_set &= !bits;
                 self.recursive_clear |= if bits & attr::ATIME != 0 { attr::ATIME } else { bits };
             }
-            Word::Propagation(flags) => {
+            Spread(flags) => {
                 self.propagation.push(Propagation { kind: flags & !MS_REC, recursive: flags & MS_REC != 0 })
             }
             Bind(scope) => self.bind = Some(scope),
@@ -239,11 +232,6 @@ impl MountOptions {
         let atime = if (self.flags | self.cleared) & times != 0 { attr::ATIME } else { 0 };
         PER_MOUNT.iter().filter(|(ms, _)| self.cleared & ms != 0).fold(atime, |bits, (_, attr)| bits | attr)
     }
-
-    /// The file system options as one string for mount(2).
-    pub(crate) fn data_string(&self) -> String {
-        self.data.join(",")
-    }
 }
 
 /// Every word the parser understands, for `features` of an OCI runtime.
@@ -272,7 +260,6 @@ mod tests {
     fn unknown_words_are_data_in_order() {
         let options = parse(&["size=64k", "nosuid", "mode=1777", "newinstance"]);
         assert_eq!(options.data, ["size=64k", "mode=1777", "newinstance"]);
-        assert_eq!(options.data_string(), "size=64k,mode=1777,newinstance");
     }
 
     #[test]
@@ -301,8 +288,8 @@ mod tests {
     #[test]
     fn propagation_keeps_its_order() {
         let options = parse(&["rslave", "shared"]);
-        let flags: Vec<u64> = options.propagation.iter().map(|p| p.flags()).collect();
-        assert_eq!(flags, [MS_SLAVE | MS_REC, MS_SHARED]);
+        let kinds: Vec<_> = options.propagation.iter().map(|p| (p.kind, p.recursive)).collect();
+        assert_eq!(kinds, [(MS_SLAVE, true), (MS_SHARED, false)]);
     }
 
     #[test]

@@ -77,15 +77,6 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, spec: &str) -> Result<ResolvedUser> 
     Ok(resolved)
 }
 
-/// The home directory of user `uid`, from the container's `/etc/passwd`.
-///
-/// # Errors
-/// [`Error::Io`] when the file is there but cannot be read.
-pub(crate) fn home(root: BorrowedFd<'_>, uid: u32) -> Result<Option<PathBuf>> {
-    let Some(file) = open(root, "etc/passwd")? else { return Ok(None) };
-    Ok(find_user(file, |_, number| number == uid, "")?.and_then(|entry| entry.home))
-}
-
 struct PasswdEntry {
     name: Vec<u8>,
     uid: u32,

@@ -31,6 +31,7 @@ pub(super) fn number(architecture: Architecture, name: &str) -> Option<u32> {
 }
 
 /// Every name of the table.
+#[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|(name, _)| *name)
 }

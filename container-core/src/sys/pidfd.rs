@@ -31,7 +31,8 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
     loop {
         // SAFETY: `info` is writable for the duration of the call.
-        let result = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &raw mut info, options) };
+        let result =
+            unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &raw mut info, options) };
         if result == 0 {
             break;
         }

@@ -1,0 +1,115 @@
+//! How a container ended.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+pub use super::capture::OutputStream;
+
+/// Why the first process of a container is no longer there. Exactly one is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum End {
+    /// It exited with this code. 137 is just 137.
+    Exited(i32),
+    /// A signal killed it, sent by somebody else than this library.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+        /// It left a core file.
+        core_dumped: bool,
+    },
+    /// The kernel killed it for want of memory.
+    OutOfMemory(MemoryShortage),
+    /// This library killed it because its time was up.
+    TimedOut(TimeLimit),
+    /// This library killed it because it wrote more than allowed to this stream.
+    OutputLimit(OutputStream),
+    /// The host program stopped or killed it through its handle.
+    Stopped,
+}
+
+/// Where memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemoryShortage {
+    /// The container's own limit was reached.
+    Own,
+    /// The limit of a control group above it, or the whole host.
+    Ancestor,
+}
+
+/// Which time was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// Wall-clock time ([`timeout`](crate::ContainerBuilder::timeout)).
+    Wall,
+    /// CPU time ([`cpu_time`](crate::ContainerBuilder::cpu_time)).
+    Cpu,
+}
+
+/// Everything about a container that has ended: what [`ContainerBuilder::run`](crate::ContainerBuilder::run) returns.
+///
+/// A container that never started is not here: that is an [`Error`](crate::Error).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// Why it ended.
+    pub end: End,
+    /// The status of the first process as the kernel gave it: SIGKILL where this library killed it.
+    pub status: ExitStatus,
+    /// What it wrote to standard output, up to the limit. Empty if that went elsewhere.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error, up to the limit.
+    pub stderr: Vec<u8>,
+    /// Standard output was longer than the limit.
+    pub stdout_cut: bool,
+    /// Standard error was longer than the limit.
+    pub stderr_cut: bool,
+    /// Time from the start of the command to its end.
+    pub wall_time: Duration,
+    /// CPU time of all processes together. `None` without a control group.
+    pub cpu_time: Option<Duration>,
+    /// The most memory in use at once, in bytes. `None` without a memory controller (v2: before Linux 5.19).
+    pub peak_memory: Option<u64>,
+    /// Processes of the container that were killed for want of memory, the first one or others.
+    pub oom_kills: u64,
+    /// How often the container was refused a new process or thread by a limit on their number.
+    pub pids_limit_hits: u64,
+    /// Bytes written to block devices. `None` where nobody counts (no io controller).
+    pub bytes_written: Option<u64>,
+    /// Limits that were asked for as best effort and could not be set.
+    pub skipped_limits: Vec<String>,
+}
+
+impl Outcome {
+    /// Did the command exit with 0?
+    pub fn success(&self) -> bool {
+        self.end == End::Exited(0)
+    }
+}
+
+/// What a container wrote, and its status: what [`ContainerBuilder::output`](crate::ContainerBuilder::output) returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// Why it ended.
+    pub end: End,
+    /// Its status.
+    pub status: ExitStatus,
+    /// Standard output, up to the limit.
+    pub stdout: Vec<u8>,
+    /// Standard error, up to the limit.
+    pub stderr: Vec<u8>,
+    /// Standard output was longer than the limit.
+    pub stdout_cut: bool,
+    /// Standard error was longer than the limit.
+    pub stderr_cut: bool,
+}
+
+impl From<Outcome> for Output {
+    fn from(outcome: Outcome) -> Self {
+        let Outcome { end, status, stdout, stderr, stdout_cut, stderr_cut, .. } = outcome;
+        Self { end, status, stdout, stderr, stdout_cut, stderr_cut }
+    }
+}

@@ -1,0 +1,451 @@
+//! What a program holds of a container it started: shaped as [`std::process::Child`].
+
+mod capture;
+mod detach;
+mod exec;
+mod exit;
+mod files;
+mod finish;
+mod process;
+mod start;
+
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::runtime::Spec;
+use rustix::process::Signal;
+
+pub use detach::ContainerSummary;
+pub use exec::{Exec, ExecBuilder};
+pub use exit::{End, MemoryShortage, Outcome, Output, OutputStream, TimeLimit};
+pub use start::Created;
+
+pub(crate) use process::{Bounds, Process};
+
+use crate::builder::ContainerBuilder;
+use crate::error::{Error, Result};
+use crate::stdio::WindowSize;
+
+/// A container that was started.
+///
+/// Dropping it kills every process of the container and removes what was made for it: control group, writable layer, record.
+/// [`detach`](Self::detach) leaves it running instead. All calls but those that change the handle itself can be made from any
+/// thread; [`killer`](Self::killer) gives the right to end it to somebody else.
+#[derive(Debug)]
+pub struct Container {
+    /// The writing end of standard input, if that is a pipe.
+    pub stdin: Option<PipeWriter>,
+    /// The reading end of standard output, if that is a pipe.
+    pub stdout: Option<PipeReader>,
+    /// The reading end of standard error, if that is a pipe.
+    pub stderr: Option<PipeReader>,
+    core: Arc<Core>,
+    terminal: Option<OwnedFd>,
+    bounds: Bounds,
+    resources: Resources,
+}
+
+/// What a container is, for all who hold it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: String,
+    pub(crate) process: Process,
+    pub(crate) cgroup: Option<cgroup::Cgroup>,
+    pub(crate) spec: Spec,
+    pub(crate) stop_signal: i32,
+    /// Killing the first process kills them all.
+    pub(crate) own_pids: bool,
+    pub(crate) skipped_limits: Vec<String>,
+}
+
+/// What was made for a container and goes with it.
+#[derive(Debug, Default)]
+pub(crate) struct Resources {
+    /// The container's root directory, which keeps the mount alive after the processes are gone.
+    root: Option<OwnedFd>,
+    layer: start::Held,
+    entry: Option<crate::state::Entry>,
+    /// The container is somebody else's from now on, or was never ours.
+    released: bool,
+}
+
+impl Container {
+    /// Describes a new container.
+    pub fn builder() -> ContainerBuilder {
+        ContainerBuilder::default()
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.core.id
+    }
+
+    /// Process id of its first process, as the host program sees it. Good for messages; to signal it use
+    /// [`kill`](Self::kill), which cannot hit another process.
+    pub fn pid(&self) -> u32 {
+        self.core.process.pid as u32
+    }
+
+    /// A descriptor of its first process, for `poll(2)` and the like: readable when the process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.core.process.pidfd.as_fd()
+    }
+
+    /// The specification it was started with.
+    pub fn spec(&self) -> &Spec {
+        &self.core.spec
+    }
+
+    /// Limits that were asked for as best effort and could not be set, each with the reason.
+    pub fn skipped_limits(&self) -> &[String] {
+        &self.core.skipped_limits
+    }
+
+    /// Its control group, if it has one.
+    pub fn cgroup(&self) -> Option<&cgroup::Cgroup> {
+        self.core.cgroup.as_ref()
+    }
+
+    /// The host's end of its terminal, if it was given one: read what the container writes, write what somebody types. After
+    /// the container has ended reading gives EIO.
+    pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the host's end of its terminal.
+    pub fn take_terminal(&mut self) -> Option<File> {
+        self.terminal.take().map(File::from)
+    }
+
+    /// Changes the size of its terminal; the foreground process gets SIGWINCH.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it has no terminal (or that was taken), [`Error::Io`].
+    pub fn resize(&self, size: WindowSize) -> Result<()> {
+        resize(self.terminal.as_ref(), size)
+    }
+
+    /// Waits for the first process to end, after closing its standard input, and returns its status. Again and again the
+    /// same, once it has ended.
+    ///
+    /// What the container writes to a pipe is not read meanwhile: take the pipes, or use
+    /// [`wait_with_output`](Self::wait_with_output).
+    ///
+    /// # Errors
+    /// [`Error::StatusLost`] when another part of the program collected the status and this kernel keeps no second copy.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        let status = self.core.process.wait()?;
+        self.core.end_stragglers();
+        Ok(status)
+    }
+
+    /// The status, if the first process has ended.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        let status = self.core.process.try_wait()?;
+        if status.is_some() {
+            self.core.end_stragglers();
+        }
+        Ok(status)
+    }
+
+    /// Waits for so long at most; `None` when the first process still runs then. Nothing is killed.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        let status = self.core.process.wait_timeout(Some(timeout))?;
+        if status.is_some() {
+            self.core.end_stragglers();
+        }
+        Ok(status)
+    }
+
+    /// Sends a signal to the first process. SIGKILL ends every process of the container, a paused one too.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when it has ended, [`Error::Io`].
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.core.kill(signal.as_raw())
+    }
+
+    /// Sends a signal to every process of the container.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when it has ended, [`Error::Unsupported`] without a control group, [`Error::Cgroup`].
+    pub fn kill_all(&self, signal: Signal) -> Result<()> {
+        if signal == Signal::KILL {
+            return self.core.kill(libc::SIGKILL);
+        }
+        if self.core.process.has_ended() {
+            return Err(self.core.not_running());
+        }
+        self.core.process.note_sent(signal.as_raw());
+        self.core.group()?.signal(signal).map_err(cgroup_error)
+    }
+
+    /// Asks the first process to end (the image's stop signal, else SIGTERM), waits for `grace`, then kills everything.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait) and [`kill`](Self::kill). That it had ended before is no error.
+    pub fn stop(&mut self, grace: Duration) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        self.core.stop(grace)
+    }
+
+    /// Stops all its processes from running until [`resume`](Self::resume). Doing it twice is the same.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Unsupported`] without a control group, [`Error::Cgroup`].
+    pub fn pause(&self) -> Result<()> {
+        if self.core.process.has_ended() {
+            return Err(self.core.not_running());
+        }
+        self.core.group()?.freeze().map_err(cgroup_error)
+    }
+
+    /// Lets its processes run again after [`pause`](Self::pause). Harmless when they do.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        if self.core.process.has_ended() {
+            return Err(self.core.not_running());
+        }
+        self.core.group()?.thaw().map_err(cgroup_error)
+    }
+
+    /// Whether it is paused.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`].
+    pub fn is_paused(&self) -> Result<bool> {
+        self.core.is_paused()
+    }
+
+    /// Changes limits; what is not mentioned stays.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for the first that could not be set, [`Error::NotRunning`], [`Error::Unsupported`].
+    pub fn update(&self, limits: &cgroup::Limits) -> Result<()> {
+        if self.core.process.has_ended() {
+            return Err(self.core.not_running());
+        }
+        self.core.group()?.apply(limits).map_err(cgroup_error)
+    }
+
+    /// What it uses: memory, CPU time, processes, input and output. Also after its end, while the handle lives.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a control group, [`Error::Cgroup`].
+    pub fn stats(&self) -> Result<cgroup::Stats> {
+        self.core.group()?.stats().map_err(cgroup_error)
+    }
+
+    /// Ids of its processes, as the host program sees them.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Cgroup`].
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        if self.core.process.has_ended() {
+            return Err(self.core.not_running());
+        }
+        match &self.core.cgroup {
+            Some(group) => group.processes().map_err(cgroup_error),
+            None => Ok(vec![self.pid()]),
+        }
+    }
+
+    /// The right to end the container, for another thread.
+    pub fn killer(&self) -> Killer {
+        Killer { core: Arc::clone(&self.core) }
+    }
+
+    /// Kills what still runs and removes what was made for the container. Dropping does the same without a word.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; everything else was.
+    pub fn remove(mut self) -> Result<()> {
+        self.clean()
+    }
+
+    fn clean(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.resources.released, true) {
+            return Ok(());
+        }
+        let killed = match self.core.kill(libc::SIGKILL) {
+            Err(Error::NotRunning { .. }) => Ok(()),
+            other => other,
+        };
+        // Whoever has collected the status: what counts is that the process is gone.
+        let ended = match self.core.process.wait() {
+            Ok(_) | Err(Error::StatusLost { .. }) => Ok(()),
+            Err(e) => Err(e),
+        };
+        self.core.end_stragglers();
+        let removed = match &self.core.cgroup {
+            Some(group) => group.remove().map_err(cgroup_error),
+            None => Ok(()),
+        };
+        killed.and(ended).and(removed).and(self.resources.remove())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // There is nobody to tell; `remove` is for who wants to know.
+        let _ = self.clean();
+    }
+}
+
+impl Resources {
+    /// Removes layer and record.
+    fn remove(&mut self) -> Result<()> {
+        // The mount of the root goes first: the layer is in use while it is there.
+        self.root = None;
+        let layer = std::mem::take(&mut self.layer).remove();
+        let entry = match self.entry.take() {
+            Some(entry) => entry.remove(),
+            None => Ok(()),
+        };
+        layer.and(entry)
+    }
+}
+
+/// The right to end a container, from any thread and for as long as one likes: once the container is gone it does nothing.
+#[derive(Clone, Debug)]
+pub struct Killer {
+    core: Arc<Core>,
+}
+
+impl Killer {
+    /// Sends a signal to the first process; see [`Container::kill`].
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when it has ended, [`Error::Io`].
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.core.kill(signal.as_raw())
+    }
+
+    /// Asks it to end, waits for `grace`, then kills everything; see [`Container::stop`].
+    ///
+    /// # Errors
+    /// As [`Container::stop`].
+    pub fn stop(&self, grace: Duration) -> Result<ExitStatus> {
+        self.core.stop(grace)
+    }
+}
+
+impl Core {
+    pub(crate) fn not_running(&self) -> Error {
+        Error::NotRunning { id: self.id.clone() }
+    }
+
+    pub(crate) fn group(&self) -> Result<&cgroup::Cgroup> {
+        self.cgroup.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                "this call",
+                "the container has no control group (none can be made here, or no_cgroup)",
+            )
+        })
+    }
+
+    pub(crate) fn is_paused(&self) -> Result<bool> {
+        match &self.cgroup {
+            Some(group) => group.is_frozen().map_err(cgroup_error),
+            None => Ok(false),
+        }
+    }
+
+    pub(crate) fn kill(&self, signal: i32) -> Result<()> {
+        if !self.process.signal(signal)? {
+            return Err(self.not_running());
+        }
+        if signal == libc::SIGKILL
+            && let Some(group) = &self.cgroup
+        {
+            if !self.own_pids {
+                group.kill().map_err(cgroup_error)?;
+            } else if group.is_frozen().unwrap_or(false) {
+                // A frozen process dies when it is let go.
+                group.thaw().map_err(cgroup_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the container has no process ids of its own, what its first process left behind dies with it here.
+    pub(crate) fn end_stragglers(&self) {
+        if !self.own_pids
+            && let Some(group) = &self.cgroup
+        {
+            let _ = group.kill();
+            let _ = group.wait_empty(Some(Duration::from_secs(2)));
+        }
+    }
+
+    pub(crate) fn stop(&self, grace: Duration) -> Result<ExitStatus> {
+        if self.process.signal(self.stop_signal)? {
+            if self.is_paused()? {
+                self.group()?.thaw().map_err(cgroup_error)?;
+            }
+            if self.process.wait_timeout(Some(grace))?.is_none() {
+                match self.kill(libc::SIGKILL) {
+                    Ok(()) | Err(Error::NotRunning { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let status = self.process.wait()?;
+        self.end_stragglers();
+        Ok(status)
+    }
+}
+
+pub(crate) fn resize(terminal: Option<&OwnedFd>, size: WindowSize) -> Result<()> {
+    let Some(terminal) = terminal else {
+        return Err(Error::invalid(
+            "terminal",
+            "the process was not given one, or it was taken from the handle",
+        ));
+    };
+    let size =
+        rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(terminal, size).map_err(|e| Error::io("resize", "terminal", e))
+}
+
+/// A failed limit is told as one; anything else is about the control group.
+pub(crate) fn cgroup_error(error: cgroup::Error) -> Error {
+    match &error {
+        cgroup::Error::Limit { .. } | cgroup::Error::NoController { .. } => {
+            let limit = error.to_string();
+            Error::Limit { limit, reason: "it could not be set".to_owned(), source: Box::new(error) }
+        }
+        _ => Error::Cgroup(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_go_to_other_threads() {
+        fn anywhere<T: Send + Sync>() {}
+        anywhere::<Container>();
+        anywhere::<Created>();
+        anywhere::<Killer>();
+        anywhere::<Exec>();
+        anywhere::<Outcome>();
+        anywhere::<Error>();
+        anywhere::<ContainerBuilder>();
+        anywhere::<crate::plan::Plan>();
+    }
+}

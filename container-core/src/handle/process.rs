@@ -1,0 +1,294 @@
+//! One process we started: known by descriptor, waited for without a signal handler, its pipes and terminal.
+
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::capture::{Capture, Collected};
+use super::exit::{End, MemoryShortage, TimeLimit};
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// What a process is known by, shared by its handle and those who may kill it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    /// When the command was started.
+    started: Mutex<Instant>,
+    status: Mutex<Option<ExitStatus>>,
+    /// The signals that were sent through a handle, one bit each.
+    sent: AtomicU64,
+}
+
+impl Process {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        let status = Mutex::new(None);
+        Self { pid, pidfd, started: Mutex::new(Instant::now()), status, sent: AtomicU64::new(0) }
+    }
+
+    /// The command starts only now.
+    pub(crate) fn start_clock(&self) {
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status, if the process has ended.
+    pub(crate) fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        let mut known = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() {
+            return Ok(*known);
+        }
+        match sys::pidfd::collect(self.pidfd.as_fd()) {
+            Ok(status) => *known = status,
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => {
+                // Collected by somebody else, or no child of ours: an opened container. The descriptor tells whether it ended.
+                if !self.ended_within(Some(Duration::ZERO))? {
+                    return Ok(None);
+                }
+                match sys::pidfd::exit_status(self.pidfd.as_fd()) {
+                    Some(status) => *known = Some(status),
+                    None => return Err(Error::StatusLost { pid: self.pid }),
+                }
+            }
+            Err(e) => return Err(Error::io("wait for", format!("process {}", self.pid), e)),
+        }
+        Ok(*known)
+    }
+
+    /// Waits until the process has ended or the time is up (`None`: for ever). It stays uncollected.
+    fn ended_within(&self, timeout: Option<Duration>) -> Result<bool> {
+        let until = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match poll(&mut descriptors, timespec(until).as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::io("poll", format!("process {}", self.pid), e)),
+            }
+        }
+    }
+
+    pub(crate) fn wait_timeout(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
+        if let Some(status) = self.try_wait()? {
+            return Ok(Some(status));
+        }
+        if !self.ended_within(timeout)? {
+            return Ok(None);
+        }
+        // A process that was collected elsewhere at this very moment is told by the second look.
+        self.try_wait()
+    }
+
+    pub(crate) fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.wait_timeout(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+            || self.ended_within(Some(Duration::ZERO)).unwrap_or(true)
+    }
+
+    /// Sends a signal; `false` when the process has ended.
+    pub(crate) fn signal(&self, number: i32) -> Result<bool> {
+        if self.has_ended() {
+            return Ok(false);
+        }
+        match sys::process::signal(&self.pidfd, number) {
+            Ok(()) => {
+                self.note_sent(number);
+                Ok(true)
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            Err(e) => Err(Error::io("signal", format!("process {}", self.pid), e)),
+        }
+    }
+
+    /// Remembers that the signal comes from the host program, so that an end by it is no surprise.
+    pub(crate) fn note_sent(&self, number: i32) {
+        self.sent.fetch_or(1 << (number & 63), Ordering::Relaxed);
+    }
+
+    /// Was a process that ended by `signal` sent it through its handle?
+    pub(crate) fn was_sent(&self, signal: i32) -> bool {
+        self.sent.load(Ordering::Relaxed) & 1 << (signal & 63) != 0
+    }
+}
+
+/// The host program's ends of a process's streams, not yet taken by anybody.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+}
+
+/// What may end a process before it ends by itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bounds {
+    pub(crate) input: Option<Arc<[u8]>>,
+    pub(crate) output: Option<crate::builder::OutputLimit>,
+    pub(crate) wall: Option<Duration>,
+    pub(crate) cpu: Option<Duration>,
+}
+
+/// Why this library ended a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Wall,
+    Cpu,
+    Output(super::capture::OutputStream),
+}
+
+/// Follows a process to its end: feeds and drains its streams, and says when a bound is crossed. No waiting in here, so that
+/// blocking and async callers share it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) capture: Capture,
+    bounds: Bounds,
+    deadline: Option<Instant>,
+    pub(crate) verdict: Option<Verdict>,
+}
+
+/// What [`Watch::step`] wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wait for a descriptor, or until then.
+    Wait(Option<Instant>),
+    /// Kill it.
+    Kill,
+}
+
+impl Watch {
+    pub(crate) fn new(streams: Streams, bounds: Bounds, started: Instant) -> Result<Self> {
+        let Streams { stdin, stdout, stderr } = streams;
+        let limit = bounds.output.map(|limit| limit.bytes);
+        let capture = Capture::new(stdin, stdout, stderr, bounds.input.clone(), limit)
+            .map_err(|e| Error::io("prepare", "pipe of the process", e))?;
+        let deadline = bounds.wall.map(|wall| started + wall);
+        Ok(Self { capture, bounds, deadline, verdict: None })
+    }
+
+    /// `cpu` gives the CPU time used so far.
+    pub(crate) fn step(&mut self, cpu: &dyn Fn() -> Option<Duration>) -> Result<Next> {
+        self.capture.pump().map_err(|e| Error::io("move data of", "a pipe of the process", e))?;
+        if self.verdict.is_some() {
+            return Ok(Next::Wait(None));
+        }
+        let now = Instant::now();
+        if let Some(limit) = self.bounds.output
+            && limit.kill
+            && let Some(stream) = self.capture.over_limit()
+        {
+            return Ok(self.kill(Verdict::Output(stream)));
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return Ok(self.kill(Verdict::Wall));
+        }
+        let mut until = self.deadline;
+        if let Some(most) = self.bounds.cpu {
+            let used = cpu().unwrap_or_default();
+            if used >= most {
+                return Ok(self.kill(Verdict::Cpu));
+            }
+            // Nothing tells when CPU time is used up, but it cannot be before all CPUs have worked for the rest of it.
+            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            let check = now + ((most - used) / cpus).max(Duration::from_millis(2));
+            until = Some(until.map_or(check, |deadline| deadline.min(check)));
+        }
+        Ok(Next::Wait(until))
+    }
+
+    fn kill(&mut self, verdict: Verdict) -> Next {
+        self.verdict = Some(verdict);
+        Next::Kill
+    }
+
+    /// Waits in poll(2) for whatever comes first.
+    pub(crate) fn wait(&self, process: &Process, until: Option<Instant>) -> Result<()> {
+        let (input, outputs) = self.capture.waiting();
+        let mut descriptors = vec![PollFd::new(&process.pidfd, PollFlags::IN)];
+        descriptors.extend(input.map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::OUT)));
+        descriptors
+            .extend(outputs.into_iter().flatten().map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)));
+        match poll(&mut descriptors, timespec(until).as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(Error::io("poll", format!("process {}", process.pid), e)),
+        }
+    }
+
+    /// What was collected, once the process has ended.
+    pub(crate) fn finish(self) -> Result<(Collected, Collected, Option<Verdict>)> {
+        let verdict = self.verdict;
+        let (out, err) = self.capture.finish().map_err(|e| Error::io("read", "a pipe of the process", e))?;
+        Ok((out, err, verdict))
+    }
+}
+
+/// Sorts out why a process ended.
+pub(crate) fn end(
+    status: ExitStatus,
+    verdict: Option<Verdict>,
+    stopped: bool,
+    shortage: Option<MemoryShortage>,
+) -> End {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(signal) = status.signal() else {
+        // It was faster than whatever was about to end it.
+        return End::Exited(status.code().unwrap_or_default());
+    };
+    match verdict {
+        Some(Verdict::Wall) => End::TimedOut(TimeLimit::Wall),
+        Some(Verdict::Cpu) => End::TimedOut(TimeLimit::Cpu),
+        Some(Verdict::Output(stream)) => End::OutputLimit(stream),
+        None if stopped => End::Stopped,
+        None => match shortage.filter(|_| signal == libc::SIGKILL) {
+            Some(shortage) => End::OutOfMemory(shortage),
+            None => End::Signaled { signal, core_dumped: status.core_dumped() },
+        },
+    }
+}
+
+fn timespec(until: Option<Instant>) -> Option<Timespec> {
+    until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up, so that the time is really over when poll says so.
+        let left = left + Duration::from_micros(1);
+        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn endings_are_told_apart() {
+        let killed = ExitStatus::from_raw(libc::SIGKILL);
+        let code = |n: i32| ExitStatus::from_raw(n << 8);
+        let own = Some(MemoryShortage::Own);
+        assert_eq!(end(code(137), None, false, None), End::Exited(137));
+        assert_eq!(end(killed, None, false, None), End::Signaled { signal: 9, core_dumped: false });
+        assert_eq!(end(killed, None, false, own), End::OutOfMemory(MemoryShortage::Own));
+        assert_eq!(end(code(0), None, false, own), End::Exited(0));
+        assert_eq!(end(killed, Some(Verdict::Wall), false, own), End::TimedOut(TimeLimit::Wall));
+        assert_eq!(end(killed, None, true, None), End::Stopped);
+        assert_eq!(end(code(3), Some(Verdict::Wall), false, None), End::Exited(3));
+        let segv = ExitStatus::from_raw(libc::SIGSEGV | 0x80);
+        assert_eq!(end(segv, None, false, own), End::Signaled { signal: 11, core_dumped: true });
+    }
+}

@@ -1,0 +1,459 @@
+//! The verbs of the builder: what they make, in which order, and how it is taken down when a step fails.
+
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::process::Streams;
+use super::{Bounds, Container, Core, Outcome, Output, Process, Resources, files};
+use crate::builder::{ContainerBuilder, Root};
+use crate::error::{Error, Result};
+use crate::namespace::NamespaceKind;
+use crate::plan::{Facts, Plan, Rootfs};
+use crate::spec::{Description, random_id};
+use crate::stdio::{Stdio, Stream};
+use crate::{host, launch, sys};
+
+/// The root file system of a container, held for as long as it is in use.
+#[derive(Debug, Default)]
+pub(crate) enum Held {
+    #[default]
+    Nothing,
+    #[cfg(feature = "images")]
+    View(image_layers::View),
+    #[cfg(feature = "images")]
+    Layer(image_layers::WritableLayer),
+    /// Store and key of a layer that another program made.
+    #[cfg(feature = "images")]
+    Recorded(std::path::PathBuf, String),
+}
+
+impl Held {
+    pub(crate) fn remove(self) -> Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            #[cfg(feature = "images")]
+            Self::View(_) => Ok(()),
+            #[cfg(feature = "images")]
+            Self::Layer(layer) => layer.remove().map_err(|e| Error::Image(Box::new(e))),
+            #[cfg(feature = "images")]
+            Self::Recorded(store, key) => {
+                let store =
+                    image_layers::Store::open_or_create(store).map_err(|e| Error::Image(Box::new(e)))?;
+                match store.layer(&key) {
+                    Ok(layer) => layer.remove().map_err(|e| Error::Image(Box::new(e))),
+                    Err(image_layers::Error::KeyNotFound { .. }) => Ok(()),
+                    Err(e) => Err(Error::Image(Box::new(e))),
+                }
+            }
+        }
+    }
+
+    /// Leaves it to whoever opens the container next.
+    pub(crate) fn leave(self) {
+        match self {
+            // What it needs of the store stays in use for as long as this program lives; a view has no other owner.
+            #[cfg(feature = "images")]
+            Self::View(view) => std::mem::forget(view),
+            _ => {}
+        }
+    }
+}
+
+/// A container in which everything is set up and whose first process waits to execute the command.
+///
+/// Dropping it takes everything down again.
+#[derive(Debug)]
+pub struct Created {
+    held: Option<launch::Created>,
+    container: Container,
+}
+
+impl Created {
+    /// Its name.
+    pub fn id(&self) -> &str {
+        self.container.id()
+    }
+
+    /// Process id of its first process.
+    pub fn pid(&self) -> u32 {
+        self.container.pid()
+    }
+
+    /// The container, for what can be done with it before it is started: files, limits, figures.
+    pub fn container(&mut self) -> &mut Container {
+        &mut self.container
+    }
+
+    /// Executes the command.
+    ///
+    /// # Errors
+    /// [`Error::Exec`], or [`Error::Hook`] for a hook that runs at the start. Everything was taken down then.
+    pub fn start(mut self) -> Result<Container> {
+        if let Some(held) = self.held.take() {
+            held.start()?;
+        }
+        self.container.core.process.start_clock();
+        Ok(self.container)
+    }
+}
+
+/// Which streams a verb connects where nothing is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DefaultStreams {
+    Inherit,
+    Collect,
+}
+
+/// Both ends of the three streams.
+pub(crate) struct Ends {
+    pub(crate) io: launch::Io,
+    pub(crate) streams: Streams,
+}
+
+pub(crate) fn connect(
+    choices: [Option<&Stdio>; 3],
+    default: DefaultStreams,
+    input: bool,
+    terminal: bool,
+) -> Result<Ends> {
+    let mut ends = Ends { io: launch::Io::default(), streams: Streams::default() };
+    if terminal {
+        return Ok(ends);
+    }
+    let pipe = || std::io::pipe().map_err(|e| Error::io("make", "pipe", e));
+    let null = || {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        file.map(OwnedFd::from).map_err(|e| Error::io("open", "/dev/null", e))
+    };
+    let [stdin, stdout, stderr] = choices.map(|choice| choice.map(|stdio| &stdio.0));
+    let collect = default == DefaultStreams::Collect;
+
+    ends.io.stdin = match stdin {
+        Some(Stream::Piped) => {
+            let (reader, writer): (PipeReader, PipeWriter) = pipe()?;
+            ends.streams.stdin = Some(writer);
+            Some(reader.into())
+        }
+        None if input => {
+            let (reader, writer) = pipe()?;
+            ends.streams.stdin = Some(writer);
+            Some(reader.into())
+        }
+        Some(Stream::Null) => Some(null()?),
+        None if collect => Some(null()?),
+        Some(Stream::Inherit) | None => None,
+        Some(Stream::Descriptor(fd)) => Some(duplicate(fd)?),
+    };
+    let output = |choice: Option<&Stream>| -> Result<(Option<OwnedFd>, Option<PipeReader>)> {
+        Ok(match choice {
+            Some(Stream::Piped) => {
+                let (reader, writer) = pipe()?;
+                (Some(writer.into()), Some(reader))
+            }
+            None if collect => {
+                let (reader, writer) = pipe()?;
+                (Some(writer.into()), Some(reader))
+            }
+            Some(Stream::Null) => (Some(null()?), None),
+            Some(Stream::Inherit) | None => (None, None),
+            Some(Stream::Descriptor(fd)) => (Some(duplicate(fd)?), None),
+        })
+    };
+    (ends.io.stdout, ends.streams.stdout) = output(stdout)?;
+    (ends.io.stderr, ends.streams.stderr) = output(stderr)?;
+    Ok(ends)
+}
+
+fn duplicate(fd: &Arc<OwnedFd>) -> Result<OwnedFd> {
+    fd.try_clone().map_err(|e| Error::io("duplicate", "descriptor for a stream", e))
+}
+
+/// The facts of this host, gathered once for as long as the caller stays who it is.
+pub(crate) fn facts() -> Result<Arc<Facts>> {
+    static KNOWN: Mutex<Option<Arc<Facts>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(facts) = known.as_ref()
+        && facts.uid == rustix::process::geteuid().as_raw()
+        && facts.gid == rustix::process::getegid().as_raw()
+    {
+        return Ok(Arc::clone(facts));
+    }
+    let fresh = Arc::new(Facts::gather()?);
+    *known = Some(Arc::clone(&fresh));
+    Ok(fresh)
+}
+
+/// Everything of a container before its process.
+struct Prepared {
+    description: Description,
+    plan: Plan,
+    ends: Ends,
+    resources: Resources,
+    bounds: Bounds,
+    stop_signal: i32,
+}
+
+impl ContainerBuilder {
+    /// The runtime specification that would be started, with `rootfs` as the root of an image's container.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a description that contradicts itself, [`Error::UnknownUser`], [`Error::Io`].
+    pub fn spec(&self) -> Result<oci_spec::runtime::Spec> {
+        let id = self.id.clone().map_or_else(random_id, Ok)?;
+        Ok(self.describe(&id, None, &*facts()?)?.spec)
+    }
+
+    /// The plan that would run: print it to see every step, one a line. Nothing is started; of an image, what is not unpacked
+    /// yet is.
+    ///
+    /// # Errors
+    /// As [`spec`](Self::spec), and [`Error::Unsupported`], [`Error::Image`].
+    pub fn plan(&self) -> Result<Plan> {
+        let id = self.id.clone().map_or_else(random_id, Ok)?;
+        let facts = facts()?;
+        let (rootfs, _view) = match &self.root {
+            #[cfg(feature = "images")]
+            Root::Image(store, image) => {
+                let view = store.view(image).map_err(|e| Error::Image(Box::new(e)))?;
+                (Some(Rootfs::try_from(view.mount().clone())?), Held::View(view))
+            }
+            _ => (None, Held::Nothing),
+        };
+        let Description { spec, extras } = self.describe(&id, rootfs, &facts)?;
+        Plan::new(&spec, &extras, &facts)
+    }
+
+    /// Starts the container. Its streams are inherited unless told otherwise.
+    ///
+    /// # Errors
+    /// Why it could not be started, with the step and its subject. Nothing of it is left then.
+    pub fn spawn(&self) -> Result<Container> {
+        self.launch(DefaultStreams::Inherit)
+    }
+
+    /// Sets the container up to the last step before the command.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn create(&self) -> Result<Created> {
+        let prepared = self.prepare(DefaultStreams::Inherit)?;
+        prepared
+            .run(|plan, io| {
+                let mut held = launch::create(plan, io, launch::Gate::Held)?;
+                let pidfd = held.pidfd.try_clone().map_err(|e| Error::io("duplicate", "pidfd", e))?;
+                // The control group is the container's from here on; what is left with the gate is the order to start.
+                let running = launch::Running {
+                    pid: held.pid,
+                    pidfd,
+                    cgroup: held.cgroup.take(),
+                    terminal: held.terminal.take(),
+                    skipped: std::mem::take(&mut held.skipped),
+                };
+                Ok((running, Some(held)))
+            })
+            .map(|(container, held)| Created { held, container })
+    }
+
+    /// Runs the container to its end and returns its status. Its streams are inherited unless told otherwise.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn) and [`Container::wait`].
+    pub fn status(&self) -> Result<ExitStatus> {
+        Ok(self.launch(DefaultStreams::Inherit)?.finish()?.status)
+    }
+
+    /// Runs the container to its end and returns its status and what it wrote. Standard input is empty, unless there is
+    /// [`input`](Self::input).
+    ///
+    /// It returns when the first process has ended, with everything written until then, even if somebody else still holds the
+    /// pipes; and every process of the container is dead by then.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn output(&self) -> Result<Output> {
+        self.run().map(Output::from)
+    }
+
+    /// Runs the container to its end: feeds its input while collecting its output, holds it to its limits, and says how it
+    /// ended and what it used. The call for judges and runners of other people's code.
+    ///
+    /// # Errors
+    /// Only if it never started, or could not be followed: see [`Outcome`] for everything else.
+    pub fn run(&self) -> Result<Outcome> {
+        self.launch(DefaultStreams::Collect)?.finish()
+    }
+
+    fn launch(&self, default: DefaultStreams) -> Result<Container> {
+        let prepared = self.prepare(default)?;
+        prepared.run(|plan, io| Ok((launch::spawn(plan, io)?, ()))).map(|(container, ())| container)
+    }
+
+    fn prepare(&self, default: DefaultStreams) -> Result<Prepared> {
+        if sys::pidfd::children_are_discarded() && !sys::pidfd::keeps_exit_status() {
+            return Err(Error::SigchldIgnored);
+        }
+        let facts = facts()?;
+        let id = self.id.clone().map_or_else(random_id, Ok)?;
+        // Wrong words cost nothing: they are found before anything is made.
+        if !matches!(self.root, Root::Missing | Root::Bundle(_)) {
+            self.describe(&id, None, &facts).map(drop).or_else(later)?;
+        }
+        let mut resources = Resources::default();
+        if let Some(directory) = &self.state_directory {
+            let die = self.die_with_host.unwrap_or(false);
+            resources.entry = Some(super::detach::reserve(directory, &id, self.layer_key(&id), die)?);
+        }
+        let prepared = self.prepare_rest(default, &id, &facts, &mut resources);
+        match prepared {
+            Ok((description, plan, ends, stop_signal)) => {
+                let bounds = Bounds {
+                    input: self.input.clone(),
+                    output: self.output_limit,
+                    wall: self.timeout,
+                    cpu: self.cpu_time,
+                };
+                Ok(Prepared { description, plan, ends, resources, bounds, stop_signal })
+            }
+            Err(error) => {
+                let _ = resources.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare_rest(
+        &self,
+        default: DefaultStreams,
+        id: &str,
+        facts: &Facts,
+        resources: &mut Resources,
+    ) -> Result<(Description, Plan, Ends, i32)> {
+        let (rootfs, stop_signal) = self.hold_rootfs(id, resources)?;
+        let description = self.describe(id, rootfs, facts)?;
+        let plan = Plan::new(&description.spec, &description.extras, facts)?;
+        let choices = [self.stdin.as_ref(), self.stdout.as_ref(), self.stderr.as_ref()];
+        let ends = connect(choices, default, self.input.is_some(), self.terminal.is_some())?;
+        Ok((description, plan, ends, stop_signal))
+    }
+
+    /// The writable layer this container will have in a store.
+    fn layer_key(&self, id: &str) -> Option<(std::path::PathBuf, String)> {
+        match &self.root {
+            #[cfg(feature = "images")]
+            Root::Image(store, _) if !self.read_only && self.memory_layer().is_none() => {
+                Some((store.path().to_owned(), id.to_owned()))
+            }
+            _ => {
+                let _ = id;
+                None
+            }
+        }
+    }
+
+    /// The root file system of an image: a writable layer of the store, or a view of it for containers that do not write there.
+    fn hold_rootfs(&self, id: &str, resources: &mut Resources) -> Result<(Option<Rootfs>, i32)> {
+        match &self.root {
+            #[cfg(feature = "images")]
+            Root::Image(store, image) => {
+                let failed = |e: image_layers::Error| Error::Image(Box::new(e));
+                let stop =
+                    image.config().stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
+                let mount = if self.read_only || self.memory_layer().is_some() {
+                    let view = store.view(image).map_err(failed)?;
+                    let mount = view.mount().clone();
+                    resources.layer = Held::View(view);
+                    mount
+                } else {
+                    let layer = store.prepare(image, id).map_err(failed)?;
+                    let mount = layer.mount().clone();
+                    resources.layer = Held::Layer(layer);
+                    mount
+                };
+                let mut rootfs = Rootfs::try_from(mount)?;
+                if let Rootfs::Overlay { volatile, .. } = &mut rootfs {
+                    // What this container writes is gone with it, unless it is recorded and may outlive us.
+                    *volatile = self.state_directory.is_none();
+                }
+                Ok((Some(rootfs), stop))
+            }
+            _ => {
+                let _ = (id, resources);
+                Ok((None, libc::SIGTERM))
+            }
+        }
+    }
+}
+
+/// A user by name is looked for in a root file system that is not there yet at the first look.
+fn later(error: Error) -> Result<()> {
+    match error {
+        Error::UnknownUser { .. } => Ok(()),
+        other => Err(other),
+    }
+}
+
+/// `SIGQUIT`, `QUIT` or `3`.
+#[cfg(feature = "images")]
+fn signal_number(name: &str) -> Option<i32> {
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    name.parse().ok().or(match name {
+        "HUP" => Some(libc::SIGHUP),
+        "INT" => Some(libc::SIGINT),
+        "QUIT" => Some(libc::SIGQUIT),
+        "KILL" => Some(libc::SIGKILL),
+        "USR1" => Some(libc::SIGUSR1),
+        "USR2" => Some(libc::SIGUSR2),
+        "TERM" => Some(libc::SIGTERM),
+        "WINCH" => Some(libc::SIGWINCH),
+        "PWR" => Some(libc::SIGPWR),
+        other => {
+            let (base, offset) = match (other.strip_prefix("RTMIN"), other.strip_prefix("RTMAX")) {
+                (Some(offset), _) => (34, offset),
+                (_, Some(offset)) => (64, offset),
+                _ => return None,
+            };
+            let offset: i32 = if offset.is_empty() { 0 } else { offset.parse().ok()? };
+            Some(base + offset)
+        }
+    })
+}
+
+impl Prepared {
+    fn run<T>(
+        self,
+        launch: impl FnOnce(&Plan, launch::Io) -> Result<(launch::Running, T)>,
+    ) -> Result<(Container, T)> {
+        let Self { description, plan, ends, mut resources, bounds, stop_signal } = self;
+        let Description { spec, extras } = description;
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let own =
+            |kind| namespaces.is_some_and(|list| list.iter().any(|n| n.typ() == kind && n.path().is_none()));
+        let (own_pids, own_users) = (own(NamespaceKind::Pid), own(NamespaceKind::User));
+        let (running, extra) = match launch(&plan, ends.io) {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = resources.remove();
+                return Err(if own_users { host::explain_user_namespaces(error) } else { error });
+            }
+        };
+        let launch::Running { pid, pidfd, cgroup, terminal, skipped, .. } = running;
+        let core = Core {
+            id: extras.id,
+            process: Process::new(pid, pidfd),
+            cgroup,
+            spec,
+            stop_signal,
+            own_pids,
+            skipped_limits: skipped,
+        };
+        resources.root = files::root_of(&core.process);
+        let Streams { stdin, stdout, stderr } = ends.streams;
+        let container =
+            Container { stdin, stdout, stderr, core: Arc::new(core), terminal, bounds, resources };
+        // From here on dropping the container takes everything down.
+        container.record()?;
+        Ok((container, extra))
+    }
+}

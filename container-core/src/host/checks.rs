@@ -1,0 +1,326 @@
+//! The single checks behind [`Host::probe`].
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use cgroup::{CgroupPath, Controller, Hierarchy, Version};
+
+use super::{Feature, Host, Verdict};
+use crate::error::{Error, Result};
+use crate::id_map::{self, SubordinateRange};
+use crate::plan::Facts;
+use crate::seccomp;
+use crate::sys;
+
+fn yes(how: impl Into<String>) -> Verdict {
+    Verdict::Works(how.into())
+}
+
+fn no(why: impl Into<String>) -> Verdict {
+    Verdict::Missing(why.into())
+}
+
+pub(super) fn probe() -> Result<Host> {
+    let facts = Facts::gather()?;
+    let uname = rustix::system::uname();
+    let kernel = uname.release().to_string_lossy().into_owned();
+    let version = version(&kernel);
+    let file_systems =
+        fs::read_to_string("/proc/filesystems").map_err(|e| Error::io("read", "/proc/filesystems", e))?;
+    let user_namespaces = user_namespaces();
+    let network = network(facts.privileged, &user_namespaces);
+
+    let kernel_verdict = match version {
+        v if v >= (5, 12) => yes("new enough"),
+        _ => no(format!("Linux {kernel} is older than 5.12, which has mount_setattr")),
+    };
+    let containers = match (&kernel_verdict, facts.privileged, user_namespaces.obstacle()) {
+        (Verdict::Missing(why), ..) => no(why.clone()),
+        (_, true, _) => yes("with the rights of this program"),
+        (_, false, None) => yes("in user namespaces"),
+        (_, false, Some(why)) => no(why),
+    };
+    let overlay = overlay(&file_systems, facts.privileged, version, &user_namespaces);
+    let mut verdicts = vec![
+        (Feature::Containers, containers),
+        (Feature::Kernel, kernel_verdict),
+        (Feature::UserNamespaces, user_namespaces),
+        (Feature::SubordinateIds, subordinate_ids(facts.uid, facts.privileged)),
+        (Feature::Overlay, overlay),
+        (Feature::Erofs, erofs(&file_systems, facts.privileged, version)),
+    ];
+    verdicts.extend(control_groups());
+    verdicts.extend([
+        (Feature::Seccomp, seccomp_filters()),
+        (Feature::Network, network),
+        (Feature::DiskLimit, disk_limit(facts.privileged)),
+        (
+            Feature::ExitStatus,
+            if version >= (6, 15) {
+                yes("kept by the kernel behind each pidfd")
+            } else if sys::pidfd::children_are_discarded() {
+                no("this program ignores SIGCHLD, and Linux before 6.15 then throws exit statuses away")
+            } else {
+                yes("as long as nobody else in this program waits for all children (Linux 6.15 keeps them)")
+            },
+        ),
+    ]);
+    Ok(Host { kernel, uid: facts.uid, privileged: facts.privileged, verdicts })
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+fn setting(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// The setting that refuses user namespaces to this user, with its file.
+pub(crate) fn user_namespace_obstacle() -> Option<(String, PathBuf)> {
+    for (path, name, bad) in [
+        ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "0"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "1",
+        ),
+    ] {
+        if setting(path).as_deref() == Some(bad) {
+            return Some((format!("{name}={bad}"), path.into()));
+        }
+    }
+    if !Path::new("/proc/self/ns/user").exists() {
+        return Some(("a kernel without CONFIG_USER_NS".to_owned(), "/proc/self/ns/user".into()));
+    }
+    // Nothing of the system's refuses it; this program itself may be fenced in.
+    if status_field("Seccomp").as_deref() == Some("2") && sys::probe::namespaces(libc::CLONE_NEWUSER).is_err()
+    {
+        return Some((
+            "the seccomp filter this program runs under (Seccomp: 2)".to_owned(),
+            "/proc/self/status".into(),
+        ));
+    }
+    None
+}
+
+fn status_field(name: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+fn user_namespaces() -> Verdict {
+    match sys::probe::namespaces(libc::CLONE_NEWUSER) {
+        Ok(()) => yes("tried"),
+        Err(error) => match user_namespace_obstacle() {
+            Some((setting, file)) => no(format!("forbidden by {setting} ({})", file.display())),
+            None => no(format!("clone(CLONE_NEWUSER): {error}; a chroot or a security module forbids it")),
+        },
+    }
+}
+
+fn network(privileged: bool, user_namespaces: &Verdict) -> Verdict {
+    let flags = libc::CLONE_NEWNET | if privileged { 0 } else { libc::CLONE_NEWUSER };
+    match (sys::probe::namespaces(flags), user_namespaces.obstacle()) {
+        (Ok(()), _) => yes("a loopback interface of its own, or the host's network"),
+        (Err(_), Some(why)) if !privileged => no(why),
+        (Err(error), _) => {
+            no(format!("clone(CLONE_NEWNET): {error}; see user.max_net_namespaces and CONFIG_NET_NS"))
+        }
+    }
+}
+
+fn subordinate_ids(uid: u32, privileged: bool) -> Verdict {
+    if privileged {
+        return yes("not needed: this program may map any id");
+    }
+    match subordinate_ranges(uid) {
+        Ok((users, groups)) => {
+            let count =
+                |ranges: &[SubordinateRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+            yes(format!("{} user ids and {} group ids beside the own one", count(&users), count(&groups)))
+        }
+        Err(why) => no(format!("{why}; containers have the one id of the caller")),
+    }
+}
+
+/// The ranges granted to a user, if everything that is needed to use them is there.
+pub(crate) fn subordinate_ranges(uid: u32) -> Result<(Vec<SubordinateRange>, Vec<SubordinateRange>), String> {
+    for program in ["newuidmap", "newgidmap"] {
+        let path = find_program(program).ok_or(format!("{program} is not installed (package uidmap)"))?;
+        let meta = fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let setuid = meta.mode() & 0o4000 != 0 && meta.uid() == 0;
+        if !setuid && !has_file_capability(&path) {
+            return Err(format!("{} has neither the setuid bit nor a file capability", path.display()));
+        }
+    }
+    let name = user_name(uid);
+    let mut both = Vec::new();
+    for (file, kind) in [("/etc/subuid", "uid"), ("/etc/subgid", "gid")] {
+        let source = fs::File::open(file).map_err(|e| format!("{file}: {e}"))?;
+        let ranges = id_map::subordinate(source, uid, name.as_deref()).map_err(|e| format!("{file}: {e}"))?;
+        if ranges.is_empty() {
+            return Err(format!("{file} grants nothing to {}", name.unwrap_or_else(|| uid.to_string())));
+        }
+        if let Err(Error::Invalid { subject, reason }) = id_map::with_subordinate(kind, uid, &ranges) {
+            return Err(format!("{file}: {subject}: {reason}"));
+        }
+        both.push(ranges);
+    }
+    let groups = both.pop().unwrap_or_default();
+    Ok((both.pop().unwrap_or_default(), groups))
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/sbin:/sbin".into());
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn has_file_capability(path: &Path) -> bool {
+    rustix::fs::getxattr(path, "security.capability", &mut [0u8; 64][..]).is_ok()
+}
+
+/// The name of a user of the host, as newuidmap looks it up.
+fn user_name(uid: u32) -> Option<String> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse::<u32>().ok()? == uid).then(|| name.to_owned())
+    })
+}
+
+fn has_file_system(list: &str, name: &str) -> bool {
+    list.lines().any(|line| line.split_whitespace().next_back() == Some(name))
+}
+
+fn overlay(list: &str, privileged: bool, version: (u32, u32), user_namespaces: &Verdict) -> Verdict {
+    if !has_file_system(list, "overlay") && !Path::new("/sys/module/overlay").exists() {
+        return no(
+            "the kernel has no overlayfs: load it with `modprobe overlay` (CONFIG_OVERLAY_FS); layers are copied instead",
+        );
+    }
+    match (privileged, user_namespaces.obstacle()) {
+        (true, _) => yes("mounted by this program"),
+        (false, Some(why)) => no(why),
+        (false, None) if version < (5, 11) => {
+            no("overlay in user namespaces needs Linux 5.11; layers are copied instead")
+        }
+        (false, None) => yes("mounted in the user namespace"),
+    }
+}
+
+fn erofs(list: &str, privileged: bool, version: (u32, u32)) -> Verdict {
+    if !has_file_system(list, "erofs") && !Path::new("/sys/module/erofs").exists() {
+        no("the kernel has no erofs: load it with `modprobe erofs` (CONFIG_EROFS_FS)")
+    } else if version < (6, 12) {
+        no("mounting erofs from a file needs Linux 6.12")
+    } else if !privileged {
+        no("the kernel lets only privileged users mount erofs")
+    } else {
+        yes("mounted from files")
+    }
+}
+
+fn control_groups() -> Vec<(Feature, Verdict)> {
+    let limits = [
+        (Feature::MemoryLimit, Controller::Memory),
+        (Feature::CpuLimit, Controller::Cpu),
+        (Feature::PidsLimit, Controller::Pids),
+    ];
+    let all = |why: String| {
+        let mut list = vec![(Feature::Cgroups, no(why.clone()))];
+        list.extend(limits.map(|(feature, _)| (feature, no(why.clone()))));
+        list.push((Feature::Freezer, no(why)));
+        list
+    };
+    let hierarchy = match Hierarchy::discover() {
+        Ok(hierarchy) => hierarchy,
+        Err(error) => return all(format!("{error}: mount cgroup2 on /sys/fs/cgroup")),
+    };
+    if let Some(mount) = hierarchy.mounts().iter().find(|mount| mount.is_read_only()) {
+        return all(format!("cgroup file system is read-only ({})", mount.mountpoint().display()));
+    }
+    // Every way of being refused is found by trying.
+    let name = format!("container-core-probe-{}", std::process::id());
+    let group = CgroupPath::new(&name).and_then(|path| cgroup::Cgroup::create(&hierarchy, &path));
+    let group = match group {
+        Ok(group) => group,
+        Err(error) => {
+            return all(format!(
+                "{}; ask for delegation (systemd: Delegate=yes, user session)",
+                chain(&error)
+            ));
+        }
+    };
+    let how = format!("{:?} hierarchy", hierarchy.mode());
+    let mut list = vec![(Feature::Cgroups, yes(how))];
+    for (feature, controller) in limits {
+        let asked = cgroup::Limits::new();
+        let asked = match controller {
+            Controller::Memory => asked.memory(1u64 << 30),
+            Controller::Cpu => asked.cpus(1.0),
+            _ => asked.pids(100u64),
+        };
+        list.push((
+            feature,
+            match group.apply(&asked) {
+                Ok(()) => yes(match hierarchy.version_of(controller) {
+                    Some(Version::V1) => "cgroup v1",
+                    _ => "cgroup v2",
+                }),
+                Err(error) => no(chain(&error)),
+            },
+        ));
+    }
+    list.push((
+        Feature::Freezer,
+        match group.freeze().and_then(|()| group.thaw()) {
+            Ok(()) => yes("tried"),
+            Err(error) => no(chain(&error)),
+        },
+    ));
+    let _ = group.remove();
+    list
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+fn seccomp_filters() -> Verdict {
+    if status_field("Seccomp").is_none() {
+        return no("the kernel has no seccomp (CONFIG_SECCOMP_FILTER)");
+    }
+    match seccomp::compile(&seccomp::default_profile(&[])) {
+        Ok(program) => {
+            yes(format!("own compiler, {} instructions for the default profile", program.filter.len()))
+        }
+        Err(error) => no(error.to_string()),
+    }
+}
+
+fn disk_limit(privileged: bool) -> Verdict {
+    if !privileged {
+        no("loop devices are for privileged users; a writable layer in memory is limited for everybody")
+    } else if !Path::new("/dev/loop-control").exists() {
+        no(
+            "/dev/loop-control is missing: load the module with `modprobe loop`; a writable layer in memory is limited too",
+        )
+    } else {
+        yes("a file system of its own in a file")
+    }
+}
