@@ -40,7 +40,10 @@ fn limit(group: &Cgroup, request: &CgroupRequest) -> Result<Vec<String>> {
     }
     if request.best_effort {
         let skipped = group.apply_best_effort(&limits);
-        return Ok(skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, skipped.error)).collect());
+        return Ok(skipped
+            .iter()
+            .map(|skipped| format!("{}: {}", skipped.controller, skipped.error))
+            .collect());
     }
     group.apply(&limits).map_err(error)?;
     Ok(Vec::new())

@@ -184,7 +184,9 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::HostName { name } => thread::set_host_name(name)?,
         Operation::DomainName { name } => thread::set_domain_name(name)?,
         Operation::Loopback => thread::raise_loopback()?,
-        Operation::Sysctl { path, value } => write_proc(context, path, value.to_bytes(), fd::RESOLVE_NO_SYMLINKS)?,
+        Operation::Sysctl { path, value } => {
+            write_proc(context, path, value.to_bytes(), fd::RESOLVE_NO_SYMLINKS)?
+        }
         Operation::OomScore { value } => write_proc(context, c"self/oom_score_adj", value.to_bytes(), 0)?,
         Operation::AppArmor { profile } => {
             let apparmor = write_proc(context, c"self/attr/apparmor/exec", profile.to_bytes(), 0);
@@ -203,7 +205,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         }
         Operation::Terminal { rows, columns, uid, console } => {
             terminal::open(context, (*rows, *columns), *uid, *console)?;
-        },
+        }
         Operation::Descriptors => descriptors(context)?,
         Operation::Limit { resource, soft, hard, .. } => cred::set_limit(*resource, *soft, *hard)?,
         Operation::Scheduler(attr) => thread::set_scheduler(attr)?,
@@ -243,7 +245,9 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::Seccomp { program, listener } => seccomp(context, program, *listener)?,
         Operation::Umask { mask } => cred::set_umask(*mask),
         Operation::MakeWorkingDirectory { path } => identity::make_working_directory(path),
-        Operation::WorkingDirectory { path, last } => identity::enter_working_directory(context, path, *last)?,
+        Operation::WorkingDirectory { path, last } => {
+            identity::enter_working_directory(context, path, *last)?
+        }
         Operation::Home { uid } => identity::find_home(context, *uid),
         Operation::Locate => program::locate(context)?,
         Operation::Exec => return Err(program::exec(context)),
@@ -340,23 +344,38 @@ fn descriptors(context: &mut Context) -> Done {
     Ok(())
 }
 
+/// Closes every descriptor that no later operation uses, known to us or inherited from the host program: its locks must not live
+/// on in a container that waits, and whoever joins it before its start must find nothing of the host.
+fn close_all_but_needed(context: &mut Context) -> Sys<()> {
+    let mut from = context.first_closed;
+    while let Some(needed) = next_needed(context, from) {
+        if needed > from {
+            fd::close_range(from as u32, needed as u32 - 1)?;
+        }
+        from = needed + 1;
+    }
+    fd::close_range(from as u32, u32::MAX)?;
+    for slot in 0..context.slots.len() {
+        set_slot(context, slot, -1);
+    }
+    context.cgroup_entries.truncate(0);
+    Ok(())
+}
+
+/// The lowest descriptor from `from` on that is still needed.
+fn next_needed(context: &Context, from: i32) -> Option<i32> {
+    let listener = if let GateKind::Socket(listener) = context.gate { listener } else { -1 };
+    let single = [context.channel, listener, context.command.file];
+    let inherited = context.inherited.iter().map(|&(source, _)| source);
+    single.into_iter().chain(context.stdio).chain(inherited).filter(|&fd| fd >= from).min()
+}
+
 /// Waits for the order to start. What is no longer needed is closed before: the wait may be long.
 fn gate(context: &mut Context) -> Done {
     if context.gate == GateKind::Open {
         return Ok(());
     }
-    for slot in 0..context.slots.len() {
-        let open = slot_of(context, slot);
-        if open >= 0 {
-            fd::close(open);
-            set_slot(context, slot, -1);
-        }
-    }
-    for entry in &mut context.cgroup_entries {
-        fd::close(*entry);
-        *entry = -1;
-    }
-    context.cgroup_entries.truncate(0);
+    close_all_but_needed(context)?;
     match context.gate {
         GateKind::Open => {}
         GateKind::Held => ask(context, Request::Ready)?,

@@ -58,7 +58,8 @@ fn run_inside(
     (pid, pidfd): (i32, BorrowedFd<'_>),
 ) -> Result<()> {
     for (index, hook) in hooks.iter().enumerate() {
-        let failed = |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
+        let failed =
+            |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
         let plan = plan::exec::hook(hook, services.kinds)?;
         let (stdio, output) = hooks::stdio(state).map_err(failed)?;
         let io = Io {
@@ -90,8 +91,9 @@ fn send_listener(services: &Services, fd: Option<OwnedFd>, pid: i32) -> Result<(
         "metadata": listener.metadata.clone().unwrap_or_default(),
         "state": state(services, Status::Creating, pid),
     });
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(failed)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
     let address = SocketAddrUnix::new(&listener.path).map_err(failed)?;
     rustix::net::connect(&socket, &address).map_err(failed)?;
     let text = message.to_string();

@@ -4,9 +4,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use oci_spec::runtime::Spec;
 
 use super::serve::Server;
 use super::{Target, protocol};
@@ -21,7 +21,9 @@ fn failed(subject: &Path) -> impl Fn(rustix::io::Errno) -> Error + '_ {
 }
 
 fn socket_at(path: &Path) -> Result<(OwnedFd, OwnedFd, SocketAddrUnix)> {
-    let name = path.file_name().ok_or_else(|| Error::invalid(format!("gate {}", path.display()), "it has no name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::invalid(format!("gate {}", path.display()), "it has no name"))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(parent, flags, Mode::empty()).map_err(failed(path))?;

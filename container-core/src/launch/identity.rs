@@ -136,7 +136,8 @@ fn home_of(line: &[u8], uid: u32) -> Option<&[u8]> {
     let number = fields.nth(2)?;
     let mut value: u32 = 0;
     for digit in number {
-        value = value.checked_mul(10)?.checked_add(u32::from(digit.checked_sub(b'0').filter(|d| *d < 10)?))?;
+        value =
+            value.checked_mul(10)?.checked_add(u32::from(digit.checked_sub(b'0').filter(|d| *d < 10)?))?;
     }
     if number.is_empty() || value != uid {
         return None;
@@ -146,8 +147,7 @@ fn home_of(line: &[u8], uid: u32) -> Option<&[u8]> {
 
 /// Makes a working directory that the image lacks. That it cannot be made shows when it is entered.
 pub(super) fn make_working_directory(path: &CStr) {
-    let target =
-        super::path::make_directories(path);
+    let target = super::path::make_directories(path);
     let _ = target.map(fd::close);
 }
 

@@ -14,7 +14,6 @@ use crate::plan::{Maps, Plan};
 use crate::step::Step;
 use crate::sys::clone::{CLONE_CLEAR_SIGHAND, CloneArgs, Cradle, Main};
 
-
 /// Writes the maps of process `pid`, which is alone in its new user namespace.
 pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
     let privileged = rustix::process::geteuid().is_root();
@@ -48,7 +47,11 @@ fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
                 std::thread::yield_now();
             }
             Err(e) => {
-                return Err(Error::setup(Step::MapIds, format!("{name}: {}", value.trim().replace('\n', ", ")), e));
+                return Err(Error::setup(
+                    Step::MapIds,
+                    format!("{name}: {}", value.trim().replace('\n', ", ")),
+                    e,
+                ));
             }
         }
     }
@@ -72,7 +75,11 @@ fn helper(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
         return Ok(());
     }
     let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::setup(Step::MapIds, format!("{program}: {words}"), std::io::Error::from(std::io::ErrorKind::PermissionDenied)))
+    Err(Error::setup(
+        Step::MapIds,
+        format!("{program}: {words}"),
+        std::io::Error::from(std::io::ErrorKind::PermissionDenied),
+    ))
 }
 
 /// A process that only holds a namespace open until it is killed.
@@ -112,9 +119,15 @@ pub(super) fn explain_clone(error: Error, plan: &Plan) -> Error {
     for (path, name, bad) in [
         ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0"),
         ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "0"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "kernel.apparmor_restrict_unprivileged_userns", "1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "1",
+        ),
     ] {
-        if read(path).as_deref() == Some(bad) && matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES)) {
+        if read(path).as_deref() == Some(bad)
+            && matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES))
+        {
             return Error::UserNamespacesForbidden { setting: format!("{name}={bad}"), file: path.into() };
         }
     }

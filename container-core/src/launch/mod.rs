@@ -160,7 +160,10 @@ impl Created {
     /// As [`spawn`], and [`Error::Invalid`] for one made with [`Gate::Socket`]: that is started with [`release`].
     pub fn start(mut self) -> Result<Running> {
         let Some((channel, plan)) = self.held.take() else {
-            return Err(Error::invalid("start", "the container waits at a socket: use release with its path"));
+            return Err(Error::invalid(
+                "start",
+                "the container waits at a socket: use release with its path",
+            ));
         };
         let outcome = gate::order(&channel).and_then(|()| {
             let mut server = Server::new(&plan.services, channel, self.pid, self.pidfd.as_fd(), None);
@@ -233,7 +236,8 @@ fn start_in(
     let state = Child { operations: &raw const *plan.inside, context };
     let mut cradle = Cradle::new(state).map_err(|e| Error::setup(Step::Clone, "a stack", e))?;
 
-    let mut args = CloneArgs { flags: plan.clone_flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let mut args =
+        CloneArgs { flags: plan.clone_flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     if shares_memory {
         args.flags |= libc::CLONE_VM as u64;
         if plan.suspends_launcher {
@@ -262,7 +266,11 @@ fn start_in(
     let Some(channel) = wiring.parent_side() else {
         serve::put_down(pidfd.as_fd());
         cradle.vacate();
-        return Err(Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        return Err(Error::setup(
+            Step::Clone,
+            "the channel",
+            std::io::Error::from(std::io::ErrorKind::BrokenPipe),
+        ));
     };
 
     let mut server = Server::new(&plan.services, channel, pid, pidfd.as_fd(), wiring.console.take());

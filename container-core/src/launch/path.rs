@@ -51,7 +51,8 @@ fn open_or_make(root: i32, path: &CStr, directory: bool, resolve: u64) -> Sys<i3
 pub(super) fn open_parent(root: i32, path: &CStr) -> Sys<(i32, &CStr)> {
     let bytes = path.to_bytes_with_nul();
     let slash = bytes.iter().rposition(|byte| *byte == b'/');
-    let name = bytes.get(slash.map_or(0, |at| at + 1)..).and_then(|name| CStr::from_bytes_with_nul(name).ok());
+    let name =
+        bytes.get(slash.map_or(0, |at| at + 1)..).and_then(|name| CStr::from_bytes_with_nul(name).ok());
     let Some(name) = name.filter(|name| !name.is_empty()) else { return Err(Errno(libc::EINVAL)) };
     let parent = bytes.get(..slash.unwrap_or(0)).unwrap_or_default();
     Ok((make(root, parent, true, 0)?, name))
@@ -89,7 +90,9 @@ fn make(root: i32, path: &[u8], directory: bool, resolve: u64) -> Sys<i32> {
             end = skip(&buffer, start, length, false);
             if start == end {
                 // Nothing but slashes left: the root itself, or a trailing slash.
-                return with_prefix(&mut buffer, before, |path| fd::openat2(root, path, libc::O_PATH, 0, INSIDE | resolve));
+                return with_prefix(&mut buffer, before, |path| {
+                    fd::openat2(root, path, libc::O_PATH, 0, INSIDE | resolve)
+                });
             }
             let opened = with_prefix(&mut buffer, end, |path| {
                 fd::openat2(root, path, libc::O_PATH, 0, INSIDE | resolve)
@@ -116,7 +119,8 @@ fn make(root: i32, path: &[u8], directory: bool, resolve: u64) -> Sys<i32> {
                 }
                 Err(Errno(libc::EEXIST)) => {
                     let mut target = [0u8; LONGEST];
-                    let read = with_part(&mut buffer, start, end, |name| fd::readlinkat(parent, name, &mut target));
+                    let read =
+                        with_part(&mut buffer, start, end, |name| fd::readlinkat(parent, name, &mut target));
                     fd::close(parent);
                     let Ok(read) = read else { return Err(Errno(libc::EEXIST)) };
                     links += 1;
@@ -156,7 +160,13 @@ fn place(buffer: &mut [u8; LONGEST], at: usize, bytes: &[u8]) -> Sys<usize> {
 }
 
 /// Puts a link's target in the place of the component: below its parent, or from the root when absolute.
-fn replace(buffer: &mut [u8; LONGEST], before: usize, end: usize, length: usize, target: &[u8]) -> Sys<usize> {
+fn replace(
+    buffer: &mut [u8; LONGEST],
+    before: usize,
+    end: usize,
+    length: usize,
+    target: &[u8],
+) -> Sys<usize> {
     let mut rest = [0u8; LONGEST];
     let rest_length = place(&mut rest, 0, buffer.get(end..length).unwrap_or_default())?;
     let start = if target.first() == Some(&b'/') { 0 } else { place(buffer, before, b"/")? };

@@ -39,7 +39,7 @@ pub(crate) struct Command {
     candidates: Vec<CString>,
     by_descriptor: bool,
     found: Option<usize>,
-    file: i32,
+    pub(super) file: i32,
     foreign: bool,
 }
 
@@ -208,7 +208,10 @@ mod tests {
     #[test]
     fn first_lines_of_scripts() {
         assert_eq!(shebang(b"#!/bin/sh\nexit"), Some((&b"/bin/sh"[..], None)));
-        assert_eq!(shebang(b"#! /usr/bin/env -S a b \nx"), Some((&b"/usr/bin/env"[..], Some(&b"-S a b"[..]))));
+        assert_eq!(
+            shebang(b"#! /usr/bin/env -S a b \nx"),
+            Some((&b"/usr/bin/env"[..], Some(&b"-S a b"[..])))
+        );
         assert_eq!(shebang(b"#!\n"), None);
         assert_eq!(shebang(b"\x7fELF"), None);
         assert_eq!(shebang(b"#!/bin/sh"), Some((&b"/bin/sh"[..], None)));

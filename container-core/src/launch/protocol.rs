@@ -48,7 +48,8 @@ pub(crate) fn failure(step: usize, errno: i32, detail: u32, text: &[u8]) -> [u8;
 
 /// Decodes a message.
 pub(crate) fn decode(message: &[u8; SIZE]) -> Message<'_> {
-    let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
+    let word =
+        |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
     match word(0) {
         FAILURE => {
             let text = &message[HEAD..];
@@ -75,8 +76,12 @@ mod tests {
             decode(&bytes),
             Message::Failure { step: 7, errno: libc::EPERM, detail: 3, text: b"proc" }
         ));
-        assert!(matches!(decode(&request(Request::Ready)), Message::Request(n) if n == Request::Ready as u32));
+        assert!(
+            matches!(decode(&request(Request::Ready)), Message::Request(n) if n == Request::Ready as u32)
+        );
         let long = [b'x'; 1000];
-        assert!(matches!(decode(&failure(0, 1, 0, &long)), Message::Failure { text, .. } if text.len() == TEXT));
+        assert!(
+            matches!(decode(&failure(0, 1, 0, &long)), Message::Failure { text, .. } if text.len() == TEXT)
+        );
     }
 }

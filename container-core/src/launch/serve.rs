@@ -100,7 +100,11 @@ impl<'a> Server<'a> {
             return self.identify(fd);
         } else if is(Request::Terminal) {
             self.take_terminal(fd)?;
-        } else if is(Request::CreateHooks) || is(Request::StartHooks) || is(Request::NetworkDevices) || is(Request::Listener) {
+        } else if is(Request::CreateHooks)
+            || is(Request::StartHooks)
+            || is(Request::NetworkDevices)
+            || is(Request::Listener)
+        {
             super::extra::answer(self.services, request, fd, self.current())?;
         }
         Ok(message.to_vec())
@@ -133,7 +137,11 @@ impl<'a> Server<'a> {
     /// The process that went first hands over to the one it made beside itself.
     fn succeed(&mut self, pidfd: Option<OwnedFd>) -> Result<()> {
         let pidfd = pidfd.ok_or_else(|| {
-            Error::setup(Step::Clone, "the second process", std::io::Error::from(std::io::ErrorKind::NotFound))
+            Error::setup(
+                Step::Clone,
+                "the second process",
+                std::io::Error::from(std::io::ErrorKind::NotFound),
+            )
         })?;
         self.pid = pid_of(pidfd.as_fd())?;
         self.successor = Some(pidfd);
@@ -168,4 +176,3 @@ pub(super) fn put_down(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     reap(pidfd);
 }
-

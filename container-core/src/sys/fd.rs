@@ -24,7 +24,8 @@ struct OpenHow {
 pub(crate) fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<i32> {
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: mode.into(), resolve };
     // SAFETY: `path` ends in NUL and `how` lives across the call; its size is passed along.
-    let fd = unsafe { syscall!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) }?;
+    let fd =
+        unsafe { syscall!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) }?;
     Ok(fd as i32)
 }
 
@@ -46,6 +47,12 @@ pub(crate) fn close_on_exec_from(first: u32) -> Sys<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;
     // SAFETY: no memory involved.
     unsafe { syscall!(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }.map(drop)
+}
+
+/// Closes the descriptors from `first` to `last`, both included.
+pub(crate) fn close_range(first: u32, last: u32) -> Sys<()> {
+    // SAFETY: descriptors are numbers; whoever calls this owns those in the range.
+    unsafe { syscall!(libc::SYS_close_range, first, last, 0) }.map(drop)
 }
 
 /// Makes `to` a copy of `from`, open across exec. The same number on both sides only loses its close-on-exec flag.
