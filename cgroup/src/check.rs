@@ -42,10 +42,10 @@ impl Limits {
 
     fn check_cpu(&self) -> Result<()> {
         let cpu = &self.cpu;
-        if let Some(period) = cpu.period {
-            if !(1000..=1_000_000).contains(&period) {
-                return Err(invalid("cpu.period", period, "it must be from 1000 to 1000000 microseconds"));
-            }
+        if let Some(period) = cpu.period
+            && !(1000..=1_000_000).contains(&period)
+        {
+            return Err(invalid("cpu.period", period, "it must be from 1000 to 1000000 microseconds"));
         }
         match (cpu.quota, cpu.burst) {
             (Some(Max::At(quota)), _) if quota < 1000 => {

@@ -78,10 +78,10 @@ impl Cgroup {
     fn signal_round(&self, signal: Signal, signalled: &mut HashSet<u32>) -> Result<usize> {
         let mut handles = Vec::new();
         for pid in self.processes()? {
-            if !signalled.contains(&pid) {
-                if let Some(handle) = open_process(pid).map_err(|errno| self.kill_error(errno))? {
-                    handles.push((pid, handle));
-                }
+            if !signalled.contains(&pid)
+                && let Some(handle) = open_process(pid).map_err(|errno| self.kill_error(errno))?
+            {
+                handles.push((pid, handle));
             }
         }
         if handles.is_empty() {

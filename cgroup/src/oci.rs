@@ -121,11 +121,16 @@ fn from_block_io(io: &LinuxBlockIo) -> Result<IoLimits> {
         limits.device_weight.extend(some(entry.weight()).map(|weight| (device, IoWeight::Blkio(weight))));
         limits.device_leaf_weight.extend(some(entry.leaf_weight()).map(|weight| (device, weight)));
     }
-    let lists: [(&Option<Vec<LinuxThrottleDevice>>, fn(&mut IoRates) -> &mut Option<Max>); 4] = [
-        (io.throttle_read_bps_device(), |rates| &mut rates.read_bps),
-        (io.throttle_write_bps_device(), |rates| &mut rates.write_bps),
-        (io.throttle_read_iops_device(), |rates| &mut rates.read_iops),
-        (io.throttle_write_iops_device(), |rates| &mut rates.write_iops),
+    type Field = fn(&mut IoRates) -> &mut Option<Max>;
+    let read_bps: Field = |rates| &mut rates.read_bps;
+    let write_bps: Field = |rates| &mut rates.write_bps;
+    let read_iops: Field = |rates| &mut rates.read_iops;
+    let write_iops: Field = |rates| &mut rates.write_iops;
+    let lists = [
+        (io.throttle_read_bps_device(), read_bps),
+        (io.throttle_write_bps_device(), write_bps),
+        (io.throttle_read_iops_device(), read_iops),
+        (io.throttle_write_iops_device(), write_iops),
     ];
     for (list, field) in lists {
         for entry in list.iter().flatten() {

@@ -25,10 +25,10 @@ pub(crate) fn max(text: &str) -> Option<Max> {
 /// Calls `each` for every `key value` line of a flat keyed file.
 pub(crate) fn flat<'t>(text: &'t str, mut each: impl FnMut(&'t str, u64)) {
     for line in text.lines() {
-        if let Some((key, value)) = line.split_once(' ') {
-            if let Ok(value) = value.trim().parse() {
-                each(key, value);
-            }
+        if let Some((key, value)) = line.split_once(' ')
+            && let Ok(value) = value.trim().parse()
+        {
+            each(key, value);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What happens to a group can be waited for, and what ended it can be told.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::io::Write;

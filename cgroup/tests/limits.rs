@@ -1,5 +1,7 @@
 //! A limit that was set is in force, in the kernel's own words; a limit that was not set is an error that says where.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::time::Duration;

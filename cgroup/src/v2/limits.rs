@@ -83,10 +83,10 @@ fn memory(memory: &MemoryLimits, dir: &Dir, settings: &mut Settings) -> Result<(
         settings.add("memory.oom.group", u8::from(group));
     }
     // Swap before memory: lowering memory below its use pushes pages into swap, which must not pass the new bound.
-    if let Some(swap) = swap_only(memory.max, memory.swap)? {
-        if memory.swap.is_some() || dir.has("memory.swap.max") {
-            settings.add("memory.swap.max", swap);
-        }
+    if let Some(swap) = swap_only(memory.max, memory.swap)?
+        && (memory.swap.is_some() || dir.has("memory.swap.max"))
+    {
+        settings.add("memory.swap.max", swap);
     }
     if let Some(max) = memory.max {
         settings.add("memory.max", max);

@@ -1,5 +1,6 @@
 //! What the tests of this crate share: a place to make groups in, or a visible reason for not running.
 #![allow(unreachable_pub, reason = "shared by several test binaries")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::Path;
@@ -36,13 +37,18 @@ pub fn hierarchy_with(wanted: &[Controller]) -> Option<Hierarchy> {
             skip("cgroup", &format!("no hierarchy carries {controller}, or it is not delegated"));
             return None;
         };
-        let base = mount.mountpoint().join(hierarchy.base(mount).unwrap());
-        if !writable(&base) {
-            skip("cgroup", &format!("{} is not writable", base.display()));
+        if !may_create_in(&hierarchy, mount) {
+            skip("cgroup", &format!("no group can be made below {}", mount.mountpoint().display()));
             return None;
         }
     }
     Some(hierarchy)
+}
+
+/// Whether the caller may make groups below its own.
+pub fn may_create_in(hierarchy: &Hierarchy, mount: &cgroup::Mount) -> bool {
+    let base = mount.mountpoint().join(hierarchy.base(mount).unwrap());
+    writable(&base)
 }
 
 fn writable(path: &Path) -> bool {
