@@ -1,5 +1,5 @@
 //! Work can be watched and stopped, in every phase, and leaves nothing half made.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 
@@ -14,8 +14,10 @@ use image_layers::{Cancel, Class, Event, Image, ImportOptions, Progress, Step, S
 /// Three layers of a good MiB.
 fn layers() -> Vec<Layer> {
     let layer = |n: u64| {
-        let tar =
-            Tar::new().file(&format!("{n}/big"), noise(1_100_000, n)).file(&format!("{n}/small"), "s").finish();
+        let tar = Tar::new()
+            .file(&format!("{n}/big"), noise(1_100_000, n))
+            .file(&format!("{n}/small"), "s")
+            .finish();
         if n == 1 { Layer::zstd(tar) } else { Layer::gzip(tar) }
     };
     (0..3).map(layer).collect()

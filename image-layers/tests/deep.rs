@@ -1,5 +1,5 @@
 //! Many layers, and a store at an awkward place.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 

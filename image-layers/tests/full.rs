@@ -1,5 +1,5 @@
 //! A full disk and a full inode table are clean errors that lose nothing, and the same call succeeds once there is room.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 

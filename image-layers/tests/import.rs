@@ -1,6 +1,6 @@
 //! Images come in from every form of archive and layout, are checked, and found by name and digest; what is wrong with an
 //! input is said, and leaves nothing behind.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 

@@ -1,7 +1,7 @@
 //! A store survives the death of its users at any moment, and several programs use one store at once.
 //!
 //! The programs are this test binary, run again for one of the `child_*` tests.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 

@@ -1,6 +1,6 @@
 //! The shared layer cases: inputs on which other engines fail, each with the right outcome. Every case runs into a plain
 //! directory and through a store with each backend that this host has.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 

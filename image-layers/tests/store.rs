@@ -1,6 +1,6 @@
 //! What is in a store stays whole: snapshots are shared and never change, writable layers are private, garbage goes and
 //! nothing else does.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod fixture;
 
