@@ -1,0 +1,252 @@
+//! One container's worth of cgroup work: make a group, limit memory, CPU and tasks, put a process in, read every figure, remove
+//! it. With `--features peers` the crates `cgroups-rs` and `libcgroups` do the same in the same run.
+//!
+//! Starting and reaping the process is left out of the time. Needs root or a delegated cgroup; says so and measures nothing
+//! otherwise. `cargo bench -p benches --features peers --bench cgroup`; with `CGROUP_BENCH_ONCE=ours|cgroups-rs|libcgroups` it
+//! does the work 100 times and nothing else, for `strace -c`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
+
+use std::hint::black_box;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Hierarchy, Limits};
+use criterion::{Criterion, criterion_group};
+
+const MEMORY: u64 = 64 << 20;
+const TASKS: u64 = 100;
+
+fn name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("cgroup-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn wanted() -> Controllers {
+    [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Pids].into_iter().collect()
+}
+
+/// A process to put into groups.
+fn sleeper() -> Child {
+    Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn end(mut child: Child) {
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+/// One way to do the work, in two parts with the end of the process between them.
+trait Contender {
+    type Group;
+    fn enter(&self, pid: u32) -> Self::Group;
+    fn leave(&self, group: Self::Group);
+}
+
+struct Ours(Hierarchy);
+
+impl Contender for Ours {
+    type Group = Cgroup;
+
+    fn enter(&self, pid: u32) -> Cgroup {
+        let group = Cgroup::create_with(&self.0, &CgroupPath::new(name()).unwrap(), wanted()).unwrap();
+        group.apply(&Limits::new().memory(MEMORY).cpus(0.5).pids(TASKS)).unwrap();
+        group.add(pid).unwrap();
+        black_box(group.stats().unwrap());
+        group
+    }
+
+    fn leave(&self, group: Cgroup) {
+        group.remove().unwrap();
+    }
+}
+
+#[cfg(feature = "peers")]
+mod peers {
+    use super::{Contender, MEMORY, TASKS, name};
+    use std::hint::black_box;
+
+    pub(crate) struct CgroupsRs;
+
+    impl Contender for CgroupsRs {
+        type Group = cgroups_rs::fs::Cgroup;
+
+        fn enter(&self, pid: u32) -> Self::Group {
+            use cgroups_rs::fs::{
+                Controller, cgroup_builder::CgroupBuilder, cpu::CpuController, cpuacct::CpuAcctController,
+                hierarchies, memory::MemController, pid::PidController,
+            };
+            // Its cheapest form: only the hierarchies that are needed.
+            let controllers = ["cpu", "cpuacct", "memory", "pids"].map(str::to_owned).to_vec();
+            let group = CgroupBuilder::new(&name())
+                .set_specified_controllers(controllers)
+                .memory()
+                .memory_hard_limit(MEMORY as i64)
+                .done()
+                .cpu()
+                .period(100_000)
+                .quota(50_000)
+                .done()
+                .pid()
+                .maximum_number_of_processes(cgroups_rs::fs::MaxValue::Value(TASKS as i64))
+                .done()
+                .build(hierarchies::auto())
+                .unwrap();
+            group.add_task_by_tgid(cgroups_rs::CgroupPid::from(u64::from(pid))).unwrap();
+            let memory: &MemController = group.controller_of().unwrap();
+            black_box((memory.memory_stat(), memory.memswap(), memory.kmem_stat()));
+            let cpu: &CpuController = group.controller_of().unwrap();
+            black_box((cpu.cpu(), cpu.path().to_owned()));
+            if let Some(accounting) = group.controller_of::<CpuAcctController>() {
+                black_box(accounting.cpuacct());
+            }
+            let pids: &PidController = group.controller_of().unwrap();
+            black_box((
+                pids.get_pid_current().unwrap(),
+                pids.get_pid_events().unwrap(),
+                pids.get_pid_max().unwrap(),
+            ));
+            group
+        }
+
+        fn leave(&self, group: Self::Group) {
+            group.delete().unwrap();
+        }
+    }
+
+    pub(crate) struct Libcgroups;
+
+    impl Contender for Libcgroups {
+        type Group = libcgroups::common::AnyCgroupManager;
+
+        fn enter(&self, pid: u32) -> Self::Group {
+            use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
+            use oci_spec::runtime::{
+                LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
+            };
+            let manager = create_cgroup_manager(CgroupConfig {
+                cgroup_path: format!("/{}", name()).into(),
+                systemd_cgroup: false,
+                container_name: "bench".to_owned(),
+            })
+            .unwrap();
+            manager.add_task(nix::unistd::Pid::from_raw(pid as i32)).unwrap();
+            let resources = LinuxResourcesBuilder::default()
+                .memory(LinuxMemoryBuilder::default().limit(MEMORY as i64).build().unwrap())
+                .cpu(LinuxCpuBuilder::default().quota(50_000i64).period(100_000u64).build().unwrap())
+                .pids(LinuxPidsBuilder::default().limit(TASKS as i64).build().unwrap())
+                .build()
+                .unwrap();
+            manager
+                .apply(&ControllerOpt {
+                    resources: &resources,
+                    disable_oom_killer: false,
+                    oom_score_adj: None,
+                    freezer_state: None,
+                })
+                .unwrap();
+            black_box(manager.stats().unwrap());
+            manager
+        }
+
+        fn leave(&self, group: Self::Group) {
+            use libcgroups::common::CgroupManager;
+            group.remove().unwrap();
+        }
+    }
+}
+
+fn cycle<C: Contender>(contender: &C, count: u64) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        let child = sleeper();
+        let start = Instant::now();
+        let group = contender.enter(child.id());
+        total += start.elapsed();
+        end(child);
+        let start = Instant::now();
+        contender.leave(group);
+        total += start.elapsed();
+    }
+    total
+}
+
+/// The same, with a thread of this program entering the v1 hierarchies as a child does between clone and exec: by writing `0`
+/// to the open `tasks` files. On v2 the child is born inside (CLONE_INTO_CGROUP), which costs nothing that could be timed here.
+fn at_birth(ours: &Ours, count: u64) -> Duration {
+    let own: Vec<_> = ours
+        .0
+        .mounts()
+        .iter()
+        .filter(|mount| wanted().intersection(mount.controllers()) != Controllers::NONE)
+        .map(|mount| mount.mountpoint().join(mount.own().unwrap()).join("tasks"))
+        .filter(|file| file.exists())
+        .collect();
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        let start = Instant::now();
+        let group = Cgroup::create_with(&ours.0, &CgroupPath::new(name()).unwrap(), wanted()).unwrap();
+        group.apply(&Limits::new().memory(MEMORY).cpus(0.5).pids(TASKS)).unwrap();
+        for tasks in group.entry().unwrap().tasks {
+            std::fs::File::from(tasks).write_all(b"0").unwrap();
+        }
+        black_box(group.stats().unwrap());
+        total += start.elapsed();
+        for tasks in &own {
+            std::fs::write(tasks, "0").unwrap();
+        }
+        let start = Instant::now();
+        group.remove().unwrap();
+        total += start.elapsed();
+    }
+    total
+}
+
+fn ready() -> Option<Ours> {
+    let tried = Hierarchy::discover().and_then(|hierarchy| {
+        let group = Cgroup::create_with(&hierarchy, &CgroupPath::new(name())?, wanted())?;
+        let limited = group.apply(&Limits::new().memory(MEMORY).cpus(0.5).pids(TASKS));
+        group.remove()?;
+        limited.map(|()| Ours(hierarchy))
+    });
+    tried.inspect_err(|error| println!("SKIPPED: {error}: {:?}", std::error::Error::source(error))).ok()
+}
+
+fn whole(criterion: &mut Criterion) {
+    let Some(ours) = ready() else { return };
+    let mut group = criterion.benchmark_group("cgroup");
+    group.sample_size(20).measurement_time(Duration::from_secs(8));
+    group
+        .bench_function("ours, entering at birth", |bench| bench.iter_custom(|count| at_birth(&ours, count)));
+    group.bench_function("ours", |bench| bench.iter_custom(|count| cycle(&ours, count)));
+    #[cfg(feature = "peers")]
+    {
+        group
+            .bench_function("cgroups-rs", |bench| bench.iter_custom(|count| cycle(&peers::CgroupsRs, count)));
+        group.bench_function("libcgroups", |bench| {
+            bench.iter_custom(|count| cycle(&peers::Libcgroups, count))
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, whole);
+
+fn main() {
+    if let Ok(contender) = std::env::var("CGROUP_BENCH_ONCE") {
+        let time = match contender.as_str() {
+            "ours" => ready().map(|ours| cycle(&ours, 100)),
+            "birth" => ready().map(|ours| at_birth(&ours, 100)),
+            #[cfg(feature = "peers")]
+            "cgroups-rs" => Some(cycle(&peers::CgroupsRs, 100)),
+            #[cfg(feature = "peers")]
+            "libcgroups" => Some(cycle(&peers::Libcgroups, 100)),
+            _ => None,
+        };
+        println!("{contender}: 100 times in {time:?}");
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
