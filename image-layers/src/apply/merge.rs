@@ -51,7 +51,8 @@ impl Merged {
             let mut walk = Walk::new(NodeId::ROOT);
             while let Some(visit) = walk.next(&changes) {
                 if let Visit::Enter(id) = visit {
-                    changes.node_mut(id).layer = 0;
+                    let node = changes.node_mut(id);
+                    (node.layer, node.flags) = (0, node.flags & flags::LINKED);
                     if changes.node(id).kind == NodeKind::Whiteout {
                         changes.remove(id);
                     }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::tar::{Timestamp, Xattrs};
@@ -112,6 +112,33 @@ pub(crate) fn chmod_directory(dir: BorrowedFd<'_>, name: &[u8], mode: u16) -> ru
 pub(crate) fn open_directory(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// Opens a file or directory for reading, even if its mode locks its owner out.
+pub(crate) fn open_for_reading(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    mode: Mode,
+    kind: FileType,
+) -> rustix::io::Result<OwnedFd> {
+    let directory = if kind == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | directory;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    // The owner lets himself in for a moment; only the change time remembers.
+    let node =
+        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let path = through_proc(node.as_fd(), b"");
+    let path = &path[..path.len() - 1];
+    rustix::fs::chmod(path, mode | Mode::RWXU)?;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    // What is in a directory can be reached only as long as its mode allows it; whoever walks it puts that back.
+    if kind != FileType::Directory {
+        rustix::fs::chmod(path, mode)?;
+    }
+    opened
 }
 
 /// A name below an open directory as a path, for the calls that know no descriptors. Neither part is followed anywhere:

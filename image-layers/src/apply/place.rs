@@ -59,6 +59,8 @@ pub(crate) struct Directory<'a> {
     umask_is_zero: bool,
     /// Hard links wait until the files are there: target, new name.
     links: Vec<(NodeId, NodeId)>,
+    /// Whether inodes may be shared with the layers below.
+    share: bool,
 }
 
 impl<'a> Directory<'a> {
@@ -76,11 +78,13 @@ impl<'a> Directory<'a> {
             owners,
             umask_is_zero,
             links: Vec::new(),
+            share: true,
         }
     }
 
-    pub(crate) fn owners(&self) -> Ownership {
-        self.owners
+    /// Whether what is copied from below may be the same inode as there (the default): only where neither changes.
+    pub(crate) fn share(&mut self, share: bool) {
+        self.share = share;
     }
 
     /// An open descriptor of a directory of the tree, which is made now if it was not needed before.
@@ -317,7 +321,11 @@ impl Sink for Directory<'_> {
         let fail = |action| move |e| failed(action, &tree.path(id))(e);
         let (from, name) = below.open_parent(source)?;
         // Snapshots never change, so they may share the inode.
-        match rustix::fs::linkat(&from, name, &dir, tree.name(id), AtFlags::empty()) {
+        let linked = match self.share {
+            true => rustix::fs::linkat(&from, name, &dir, tree.name(id), AtFlags::empty()),
+            false => Err(Errno::XDEV),
+        };
+        match linked {
             Ok(()) => return Ok(()),
             Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
             Err(e) => return Err(fail("link")(e)),
@@ -325,8 +333,9 @@ impl Sink for Directory<'_> {
         if tree.node(id).kind != NodeKind::File {
             return make_special(tree, id, dir.as_fd(), self.owners, self.umask_is_zero);
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let from = rustix::fs::openat(&from, name, flags, Mode::empty()).map_err(fail("open"))?;
+        let mode = Mode::from_raw_mode(u32::from(tree.node(id).mode));
+        let from = metadata::open_for_reading(from.as_fd(), name, mode, FileType::RegularFile)
+            .map_err(fail("open"))?;
         let to = create_file(&dir, tree.name(id), tree.node(id).mode).map_err(fail("create"))?;
         copy_content(&from, &to).map_err(fail("copy"))?;
         metadata::finish_file(to.as_fd(), &metadata_of(tree, id), self.owners, self.umask_is_zero)

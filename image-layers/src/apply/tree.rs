@@ -135,7 +135,7 @@ pub(crate) enum Visit {
 }
 
 /// Names and metadata by path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tree {
     nodes: Vec<Node>,
     /// By parent and name.

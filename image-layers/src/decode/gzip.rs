@@ -95,7 +95,10 @@ fn header<R: Read>(input: &mut Input<R>) -> Result<()> {
         }
     }
     for flag in [NAME, COMMENT] {
-        while flags & flag != 0 {
+        if flags & flag == 0 {
+            continue;
+        }
+        loop {
             let byte: [u8; 1] = take(input)?;
             crc.update(&byte);
             if byte == [0] {

@@ -1,11 +1,11 @@
 //! One entry of a directory on disk, as a layer tells it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, Stat};
 use rustix::io::{Errno, Result};
 
-use crate::apply::metadata::through_proc;
+use crate::apply::metadata::{open_for_reading, through_proc};
 use crate::tar::{Timestamp, Xattrs};
 
 /// Names in an open directory, sorted, without `.` and `..`.
@@ -38,27 +38,8 @@ pub(super) fn ctime(stat: &Stat) -> Timestamp {
     Timestamp { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 }
 }
 
-/// Opens a file or directory for reading, even if its mode locks its owner out.
 pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<OwnedFd> {
-    let directory = if kind(stat) == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | directory;
-    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Err(Errno::ACCESS) => {}
-        other => return other,
-    }
-    // The owner lets himself in for a moment; only the change time remembers.
-    let node =
-        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let path = through_proc(node.as_fd(), b"");
-    let path = &path[..path.len() - 1];
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    rustix::fs::chmod(path, mode | Mode::RWXU)?;
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
-    // An open directory stays usable for its owner only with its mode; whoever walks it puts that back.
-    if kind(stat) != FileType::Directory {
-        rustix::fs::chmod(path, mode)?;
-    }
-    opened
+    open_for_reading(dir, name, Mode::from_raw_mode(stat.st_mode), kind(stat))
 }
 
 /// All extended attributes, sorted.

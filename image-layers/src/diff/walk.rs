@@ -429,7 +429,7 @@ impl<'a> Walker<'a> {
         if !same_kind || !self.same_metadata(entry, below) {
             return Ok(false);
         }
-        if entry.kind != Kind::File || ctime(info) <= since || node.kind != NodeKind::File {
+        if entry.kind != Kind::File || ctime(info) < since || node.kind != NodeKind::File {
             return Ok(true);
         }
         // Touched since; times can be set back, contents cannot.

@@ -1,12 +1,12 @@
 //! Layers as directories, however they are put together later; and whole images as one directory.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
 
 use crate::apply::merge::Merged;
-use crate::apply::metadata::{Ownership, open_directory};
+use crate::apply::metadata::{Ownership, failed, open_directory, open_for_reading};
 use crate::apply::onto::lay_onto;
 use crate::apply::place::{Directory, Markers};
 use crate::apply::remove::remove_at;
@@ -100,8 +100,7 @@ fn empty(dir: &Path, keep: Option<&str>) -> Result<()> {
         if keep.is_some_and(|keep| name == keep) {
             continue;
         }
-        remove_at(std::os::fd::AsFd::as_fd(&root), name.as_encoded_bytes())
-            .map_err(Error::io("remove", dir))?;
+        remove_at(root.as_fd(), name.as_encoded_bytes()).map_err(Error::io("remove", dir))?;
     }
     Ok(())
 }
@@ -171,15 +170,14 @@ pub(super) fn new_root(dir: &Path) -> Result<OwnedFd> {
         }
         Ok(root)
     };
-    make().map_err(Error::io::<rustix::io::Errno>("make", dir))
+    make().map_err(Error::io::<Errno>("make", dir))
 }
 
 /// Opens a file of the layers below, kept as directories.
 pub(super) fn open_content(below: &Merged, id: NodeId) -> Result<Box<dyn std::io::Read>> {
-    use rustix::fs::{Mode, OFlags};
     let (dir, name) = below.open_parent(id)?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&dir, name, flags, Mode::empty())
-        .map_err(|e| crate::apply::metadata::failed("open", &below.tree.path(id))(e))?;
+    let mode = rustix::fs::Mode::from_raw_mode(u32::from(below.tree.node(id).mode));
+    let file = open_for_reading(dir.as_fd(), name, mode, rustix::fs::FileType::RegularFile)
+        .map_err(|e| failed("open", &below.tree.path(id))(e))?;
     Ok(Box::new(std::fs::File::from(file)))
 }

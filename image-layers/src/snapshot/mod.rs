@@ -4,6 +4,7 @@
 //! (names and metadata, see [`index`](crate::apply::index)). Around that directory everything is the store's business:
 //! where it lies, what it is called, when it may go.
 
+mod copy;
 mod directory;
 mod erofs;
 mod overlay;
@@ -114,7 +115,7 @@ pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
 pub(crate) fn snapshotter(kind: SnapshotKind) -> &'static dyn Snapshotter {
     match kind {
         SnapshotKind::Overlay => &overlay::Overlay,
-        SnapshotKind::Copy => &overlay::Overlay,
+        SnapshotKind::Copy => &copy::Copy,
         SnapshotKind::Erofs => &erofs::Erofs,
     }
 }

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::apply::index;
 use crate::apply::merge::Merged;
 use crate::apply::metadata::{self, Ownership, open_directory};
@@ -113,6 +115,80 @@ pub(super) fn mount(lower: Vec<LowerLayer>, writable: Option<&Path>) -> RootfsMo
 
 pub(super) fn no_layers() -> Error {
     Error::UnsupportedLayer { what: "a read-only root of an image without layers".to_owned() }
+}
+
+/// Why overlays whose upper directory is in `dir` could not be mounted. Root finds out by mounting one; an ordinary user
+/// has to look at what the mount in a user namespace will need.
+pub(super) fn refusal(dir: &Path) -> Option<String> {
+    let scratch = match Scratch::make(dir) {
+        Ok(scratch) => scratch,
+        Err(errno) => return Some(format!("cannot write to {}: {errno}", dir.display())),
+    };
+    if markers() == Markers::Trusted {
+        return match scratch.mount() {
+            Ok(_) => None,
+            Err(Errno::NODEV) => Some("the kernel has no overlayfs".to_owned()),
+            Err(Errno::PERM) => Some("mounting overlayfs needs CAP_SYS_ADMIN of the host".to_owned()),
+            Err(errno) => {
+                Some(format!("overlayfs cannot have its upper directory in {}: {errno}", dir.display()))
+            }
+        };
+    }
+    let known = std::fs::read_to_string("/proc/filesystems").map_or(true, |all| all.contains("\toverlay\n"));
+    if !known {
+        return Some("the kernel has no overlayfs, or root has to load its module first".to_owned());
+    }
+    if kernel_version() < (5, 11) {
+        return Some("overlayfs in a user namespace needs Linux 5.11".to_owned());
+    }
+    let attribute =
+        rustix::fs::setxattr(&scratch.0, "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty());
+    attribute.err().map(|errno| format!("{} takes no user.overlay attributes: {errno}", dir.display()))
+}
+
+/// The running kernel's major and minor version.
+fn kernel_version() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// A directory for a probe, gone afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(dir: &Path) -> rustix::io::Result<Scratch> {
+        for attempt in 0.. {
+            let path = dir.join(format!(".probe-{}-{attempt}", std::process::id()));
+            match rustix::fs::mkdir(&path, rustix::fs::Mode::RWXU) {
+                Err(Errno::EXIST) if attempt < 1000 => {}
+                result => return result.map(|()| Scratch(path)),
+            }
+        }
+        Err(Errno::EXIST)
+    }
+
+    /// Mounts an overlay at no place: it goes with the descriptor.
+    fn mount(&self) -> rustix::io::Result<std::os::fd::OwnedFd> {
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_set_string, fsopen};
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let root = open_directory(rustix::fs::CWD, self.0.as_os_str().as_encoded_bytes())?;
+        // Paths may be long and hold what means something in options; a descriptor does not.
+        let through = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root));
+        for (option, name) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+            rustix::fs::mkdirat(&root, name, rustix::fs::Mode::RWXU)?;
+            fsconfig_set_string(&context, option, format!("{through}/{name}"))?;
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = super::remove_tree(&self.0);
+    }
 }
 
 /// Which attributes overlayfs will look at: those of the initial user namespace's root, or anybody's.

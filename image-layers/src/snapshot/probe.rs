@@ -21,8 +21,30 @@ pub fn probe_snapshots(dir: &Path) -> Vec<SnapshotProbe> {
 
 fn refusal(kind: SnapshotKind, dir: &Path) -> Option<String> {
     match kind {
-        SnapshotKind::Overlay => None,
-        SnapshotKind::Copy => Some("not yet".to_owned()),
+        SnapshotKind::Overlay => super::overlay::refusal(dir),
+        SnapshotKind::Copy => None,
         SnapshotKind::Erofs => super::erofs::refusal(dir),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_always_works_and_refusals_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        for probe in probe_snapshots(dir.path()) {
+            match probe.kind {
+                SnapshotKind::Copy => assert_eq!(probe.refused, None),
+                _ => assert!(probe.refused.is_none_or(|reason| reason.len() > 10)),
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a probe leaves nothing behind");
+        for refused in
+            probe_snapshots(Path::new("/proc")).into_iter().filter(|probe| probe.kind != SnapshotKind::Copy)
+        {
+            assert!(refused.refused.is_some(), "{:?} in /proc", refused.kind);
+        }
     }
 }

@@ -87,6 +87,7 @@ pub(super) fn stage_all(
     // One writer beside the reader gains much, more of them little: they meet in the same directories.
     let writers = (processors / threads - 1).min(2);
     let stop = Arc::new(AtomicBool::new(false));
+    let diff_ids: Vec<Digest> = jobs.iter().map(|job| job.diff_id.clone()).collect();
     let queue = Mutex::new(jobs.into_iter().enumerate());
     let (done, results) = channel();
     thread::scope(|scope| {
@@ -108,19 +109,19 @@ pub(super) fn stage_all(
             });
         }
         drop(done);
-        let mut waiting = BTreeMap::new();
+        let mut waiting: BTreeMap<usize, Result<Tree>> = BTreeMap::new();
         let mut next = 0;
         let mut collect = || {
             while next < count {
-                let tree: Tree = match waiting.remove(&next) {
-                    Some(result) => result?,
+                let tree = match waiting.remove(&next) {
+                    Some(result) => result.map_err(|e| e.in_layer(next, &diff_ids[next]))?,
                     None => {
                         let (number, result) = results.recv().map_err(|_| Error::Cancelled)?;
                         waiting.insert(number, result);
                         continue;
                     }
                 };
-                staged(next, tree)?;
+                staged(next, tree).map_err(|e| e.in_layer(next, &diff_ids[next]))?;
                 next += 1;
             }
             Ok(())

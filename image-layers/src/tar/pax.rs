@@ -45,9 +45,9 @@ impl Records {
         match key {
             b"path" => self.path = text(value).ok_or_else(|| bad("path"))?,
             b"linkpath" => self.link = text(value).ok_or_else(|| bad("linkpath"))?,
-            b"size" => self.size = optional(value, |v| decimal(v)).ok_or_else(|| bad("size"))?,
-            b"uid" => self.uid = optional(value, |v| owner(v)).ok_or_else(|| bad("uid"))?,
-            b"gid" => self.gid = optional(value, |v| owner(v)).ok_or_else(|| bad("gid"))?,
+            b"size" => self.size = optional(value, decimal).ok_or_else(|| bad("size"))?,
+            b"uid" => self.uid = optional(value, owner).ok_or_else(|| bad("uid"))?,
+            b"gid" => self.gid = optional(value, owner).ok_or_else(|| bad("gid"))?,
             b"mtime" => self.mtime = optional(value, timestamp).ok_or_else(|| bad("mtime"))?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {

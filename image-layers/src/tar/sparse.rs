@@ -26,7 +26,7 @@ impl PaxSparse {
             b"numblocks" => self.in_records = true,
             b"offset" | b"numbytes" => {
                 // They come in pairs, offset first.
-                if (self.numbers.len() % 2 == 0) != (key == b"offset") {
+                if self.numbers.len().is_multiple_of(2) != (key == b"offset") {
                     return None;
                 }
                 self.in_records = true;
@@ -53,7 +53,7 @@ impl PaxSparse {
 
     /// The map of formats 0.0 and 0.1.
     pub(super) fn extents(&self) -> Option<Vec<Extent>> {
-        if self.numbers.len() % 2 != 0 {
+        if !self.numbers.len().is_multiple_of(2) {
             return None;
         }
         Some(self.numbers.chunks(2).map(|pair| Extent { offset: pair[0], len: pair[1] }).collect())
