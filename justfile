@@ -10,7 +10,8 @@ fmt:
     cargo fmt --all --check
 
 clippy:
-    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    cargo clippy --workspace --exclude benches --all-targets --all-features -- -D warnings
+    cargo clippy -p benches --all-targets -- -D warnings
 
 # All tests, as whoever you are.
 test:
@@ -21,7 +22,7 @@ test-user USER:
     .ci/as-user {{USER}}
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude benches --no-deps --all-features
 
 # Each feature alone and all together (needs cargo-hack).
 features:
