@@ -189,6 +189,18 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// systemd could not be reached, or refused.
+    #[cfg(feature = "systemd")]
+    #[error("{action} {unit}")]
+    Systemd {
+        /// What it was asked to do.
+        action: &'static str,
+        /// To which unit.
+        unit: String,
+        /// Why it did not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// The directory of a group could not be removed.
     #[error("remove cgroup {}", path.display())]
     Remove {

@@ -51,6 +51,8 @@ pub(crate) struct GroupDir {
     /// Below the mount's root, without a leading `/`.
     pub(crate) path: String,
     pub(crate) dir: Dir,
+    /// The controllers the group was made with, or all there may be of a group that was found: what figures are read of.
+    controllers: Controllers,
     /// How many components at the end of `path` were made for this group: it, and parents that did not exist.
     made: usize,
 }
@@ -205,7 +207,10 @@ impl Cgroup {
 
     fn open_dir(&mut self, index: usize, mount: &Mount, path: String, made: usize) -> Result<()> {
         match mount.root().open_below(&path) {
-            Ok(dir) => self.dirs.push(GroupDir { mount: index, path, dir, made }),
+            Ok(dir) => {
+                let controllers = mount.controllers();
+                self.dirs.push(GroupDir { mount: index, path, dir, controllers, made });
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::Read { path: mount.root().path_of(&path), source }),
         }
@@ -218,7 +223,7 @@ impl Cgroup {
         let made = make_path(mount.root(), &path)?;
         let opened = mount.root().open_below(&path);
         let dir = opened.map_err(|source| Error::Create { path: mount.root().path_of(&path), source })?;
-        self.dirs.push(GroupDir { mount: index, path, dir, made });
+        self.dirs.push(GroupDir { mount: index, path, dir, controllers: carried, made });
         let Some(own) = self.dirs.last() else { return Ok(()) };
         match mount.version() {
             Version::V2 => {
@@ -362,7 +367,8 @@ impl Cgroup {
             return error;
         }
         let Some((_, errno)) = self.refused.iter().find(|(refused, _)| *refused == controller) else {
-            return error;
+            let has = |own: &GroupDir| std::ptr::eq(&own.dir, dir) && own.controllers.contains(controller);
+            return if self.dirs.iter().any(has) { error } else { self.no_controller(controller) };
         };
         let why = match *errno {
             Errno::BUSY => {
@@ -441,7 +447,7 @@ impl Cgroup {
             if is_unified {
                 crate::v2::stats::read_core(&own.dir, &mut stats, &mut buffer)?;
             }
-            for controller in mount.controllers().iter() {
+            for controller in own.controllers.iter() {
                 if is_unified {
                     // A hybrid host's v1 hierarchies come first for what both have.
                     if self.hierarchy.index_of(controller) == Some(own.mount) {

@@ -24,6 +24,8 @@ mod remove;
 mod setting;
 mod stats;
 mod sys;
+#[cfg(feature = "systemd")]
+pub mod systemd;
 mod v1;
 mod v2;
 
