@@ -31,7 +31,7 @@ use std::borrow::Cow;
 use crate::tar::Timestamp;
 
 pub(crate) use format::has_attribute;
-pub(crate) use read::Image;
+pub(crate) use read::Content;
 pub(crate) use writer::Writer;
 
 /// Where an inode is: its offset in the image in units of 32 bytes.

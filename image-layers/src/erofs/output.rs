@@ -8,10 +8,11 @@ use crate::{Error, Result};
 
 use super::format::BLOCK;
 
-/// What is collected before it is written.
-const BUFFER: usize = 256 << 10;
-/// What is written without being copied into the buffer, and what is left out as a hole.
-const DIRECT: usize = 32 << 10;
+/// What is collected before it is written. Writes end at multiples of it in the file: the page cache takes such pieces
+/// in large folios, for two thirds of the time of others (measured on ext4 and xfs).
+const BUFFER: u64 = 256 << 10;
+/// What is left out as a hole.
+const HOLE: u64 = 32 << 10;
 
 #[derive(Debug)]
 pub(super) struct Output {
@@ -33,31 +34,27 @@ impl Output {
     }
 
     pub(super) fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if bytes.len() >= DIRECT {
-            self.flush()?;
-            self.write_at(self.start, bytes)?;
-            self.start += bytes.len() as u64;
-            return Ok(());
-        }
-        if self.buffer.len() + bytes.len() > BUFFER {
-            let (now, later) = bytes.split_at(BUFFER - self.buffer.len());
+        loop {
+            let room = (BUFFER - self.position() % BUFFER) as usize;
+            if bytes.len() < room {
+                self.buffer.extend_from_slice(bytes);
+                return Ok(());
+            }
+            let (now, later) = bytes.split_at(room);
             self.buffer.extend_from_slice(now);
             self.flush()?;
             bytes = later;
         }
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
     }
 
     /// Goes on `n` bytes further; what is between reads as zeros.
     pub(super) fn skip(&mut self, n: u64) -> Result<()> {
-        if n >= DIRECT as u64 || self.buffer.len() as u64 + n > BUFFER as u64 {
+        if n >= HOLE {
             self.flush()?;
             self.start += n;
-        } else {
-            self.buffer.resize(self.buffer.len() + n as usize, 0);
+            return Ok(());
         }
-        Ok(())
+        self.append(&[0; HOLE as usize][..n as usize])
     }
 
     /// Goes on at the next block.

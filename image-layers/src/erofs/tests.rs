@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -234,17 +234,11 @@ fn check(mut model: Model) {
     let path = directory.path().join("image");
     model.write(&path).unwrap();
     fsck(&path);
-    let image = Image::open(&path).unwrap();
     for entry in &model.0 {
         if let What::File { seed, size } = entry.what {
-            let body = image.body(entry.nid).unwrap();
-            let mut buffer = vec![0; size + 1];
-            let mut at = 0;
-            while at < size {
-                at += image.read_body(&body, at as u64, &mut buffer[at..]).unwrap();
-            }
-            assert_eq!(image.read_body(&body, size as u64, &mut buffer).unwrap(), 0);
-            assert!(buffer[..size] == content(seed, size), "{entry:?}");
+            let mut all = Vec::new();
+            Content::open(&path, entry.nid).unwrap().read_to_end(&mut all).unwrap();
+            assert!(all == content(seed, size), "{entry:?}");
         }
     }
     if let Some(mounted) = Mounted::new(&path) {
@@ -558,15 +552,18 @@ fn an_unfinished_or_damaged_image_is_none() {
     writer.file(&Metadata::default(), &[], 5000).unwrap();
     writer.append(&[1; 5000]).unwrap();
     drop(writer);
-    assert!(Image::open(&path).is_err());
+    assert!(Content::open(&path, 0).is_err());
     let mut model = Model::new();
+    let file = model.file(0, "f", 5);
     let finished = directory.path().join("finished");
     model.write(&finished).unwrap();
-    assert!(Image::open(&finished).is_ok());
+    let nid = model.0[file].nid;
+    assert_eq!(Content::open(&finished, nid).unwrap().size(), 5);
+    assert!(Content::open(&finished, nid + 1).is_err(), "no inode there");
     let mut bytes = fs::read(&finished).unwrap();
     bytes[1200] ^= 1;
     fs::write(&finished, bytes).unwrap();
-    assert!(matches!(Image::open(&finished), Err(crate::Error::Checksum { .. })));
+    assert!(matches!(Content::open(&finished, nid), Err(crate::Error::Checksum { .. })));
 }
 
 #[test]

@@ -4,9 +4,8 @@
 //! overlayfs' markers and everything that is no file follow when the layer is settled.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,12 +18,13 @@ use crate::apply::settle::settle;
 use crate::apply::stage::{Sink, stage};
 use crate::apply::tree::{NodeId, NodeKind, Tree, flags};
 use crate::decode::{Ahead, run_ahead};
-use crate::erofs::{self, Image, Kind, Metadata, Writer, Xattrs};
+use crate::diff::{Form, diff};
+use crate::erofs::{self, Content, Kind, Metadata, Writer, Xattrs};
 use crate::tar::{Extent, Reader};
 use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
 
-use super::directory::check_diff_id;
-use super::overlay::{lower, mount, no_layers, prepare_upper};
+use super::directory::{check_diff_id, open};
+use super::overlay::{lower, markers, mount, no_layers, prepare_upper};
 use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Snapshotter for Erofs {
         let Blob { reader, diff_id, control, .. } = blob;
         let path = scratch.join(CONTENT);
         let file = create(&path, OFlags::CREATE | OFlags::EXCL)?;
-        let mut sink = Bodies::new(Writer::new(file, &path, uuid(diff_id)));
+        let mut sink = Bodies { writer: Writer::new(file, &path, uuid(diff_id)) };
         let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
             stage(Reader::new(ahead, control.limits()), &mut sink, control)
         })?;
@@ -56,7 +56,7 @@ impl Snapshotter for Erofs {
     }
 
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, _: bool) -> Result<()> {
-        let mut sink = Bodies::new(Writer::resume(&scratch.join(CONTENT))?);
+        let mut sink = Bodies { writer: Writer::resume(&scratch.join(CONTENT))? };
         settle(tree, below, &mut sink)?;
         sink.writer.finish(&Names(tree))
     }
@@ -75,13 +75,21 @@ impl Snapshotter for Erofs {
         if lower.is_empty() { Err(no_layers()) } else { Ok(mount(lower, None)) }
     }
 
-    fn diff(&self, _chain: &[PathBuf], _writable: &Path, _out: &mut dyn Write) -> Result<DiffStats> {
-        Err(Error::UnsupportedLayer { what: "diff".to_owned() })
+    fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
+        let below = Merged::load(chain, CONTENT)?;
+        let content = |id| Ok(Box::new(content(&below, id)?) as Box<dyn Read>);
+        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &below, &content, out)
     }
 }
 
 fn layer(dir: &Path) -> LowerLayer {
     LowerLayer::Erofs(dir.join(CONTENT))
+}
+
+/// The content of a file of the layers below.
+fn content(below: &Merged, id: NodeId) -> Result<Content> {
+    let node = below.tree.node(id);
+    Content::open(below.root_of(node.layer), node.data)
 }
 
 /// Creates a file, or one without a name in a directory. A layer may hold what is not for everybody to read.
@@ -106,15 +114,9 @@ fn uuid(diff_id: &Digest) -> [u8; 16] {
 #[derive(Debug)]
 struct Bodies {
     writer: Writer,
-    /// Images of layers below that something was copied from.
-    lower: HashMap<u32, Image>,
 }
 
 impl Bodies {
-    fn new(writer: Writer) -> Bodies {
-        Bodies { writer, lower: HashMap::new() }
-    }
-
     /// Starts the body of a file that is described in the tree.
     fn start(&mut self, tree: &mut Tree, id: NodeId) -> Result<()> {
         let size = tree.node(id).size;
@@ -177,28 +179,20 @@ impl Sink for Bodies {
     }
 
     fn copy_up(&mut self, tree: &mut Tree, id: NodeId, below: &Merged, source: NodeId) -> Result<()> {
-        let node = below.tree.node(source);
-        if node.kind != NodeKind::File {
+        if below.tree.node(source).kind != NodeKind::File {
             return Ok(());
         }
         self.start(tree, id)?;
-        if !self.lower.contains_key(&node.layer) {
-            self.lower.insert(node.layer, Image::open(below.root_of(node.layer))?);
-        }
-        let image = &self.lower[&node.layer];
-        let body = image.body(node.data)?;
+        let mut content = content(below, source)?;
         let mut buffer = vec![0; 128 << 10];
-        let mut at = 0;
-        while at < node.size {
-            let n = image.read_body(&body, at, &mut buffer)?;
+        loop {
+            let n = content.read(&mut buffer).map_err(|e| Error::from_io("read", "layer below", e))?;
             match &buffer[..n] {
-                [] => return Err(Error::Truncated { what: "layer below".to_owned() }),
+                [] => return Ok(()),
                 hole if hole.iter().all(|&byte| byte == 0) => self.writer.skip(n as u64)?,
                 bytes => self.writer.append(bytes)?,
             }
-            at += n as u64;
         }
-        Ok(())
     }
 }
 

@@ -253,7 +253,7 @@ fn a_wrong_digest_leaves_no_image() {
         umask_is_zero: false,
     };
     assert!(matches!(Erofs.stage(blob, dir.path()), Err(Error::DigestMismatch { .. })));
-    assert!(Image::open(&dir.path().join(CONTENT)).is_err());
+    assert!(Content::open(&dir.path().join(CONTENT), 0).is_err());
 }
 
 fn any_entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
