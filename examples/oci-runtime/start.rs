@@ -1,5 +1,9 @@
 //! `start`: lets a created container execute its command.
 
+use std::os::fd::AsFd;
+
+use container_core::launch::{self, Target};
+use container_core::plan::Extras;
 use container_core::state::Status;
 
 use crate::context::Context;
@@ -22,9 +26,13 @@ pub fn start(context: &Context, id: &str) -> Result<(), Failure> {
         status => return Err(Failure::new(format!("cannot start {id}: container is {status}"))),
     }
     let spec = found.entry.spec()?;
-    let hooks = spec.hooks().as_ref();
-    let started = container_core::launch::release(&found.entry.gate(), || Ok(()));
+    let Some(pidfd) = found.record.pidfd()? else { return Err(Failure::not_running("start", id)) };
+    let target = Target { pidfd: pidfd.as_fd(), pid: found.record.pid, cgroup: None };
+    let mut extras = Extras::new(id);
+    extras.bundle.clone_from(&found.record.bundle);
+    let started = launch::release(&found.entry.gate(), &target, &spec, &extras);
+    // Started or failed: it waits no more.
     found.entry.remove_gate()?;
     started?;
-    crate::create::poststart(context, &found, hooks)
+    crate::create::poststart(context, &found, spec.hooks().as_ref())
 }
