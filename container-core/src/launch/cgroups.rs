@@ -17,36 +17,75 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
     let Some(request) = request else { return Ok(Made::default()) };
     let path = CgroupPath::new(&request.path)
         .map_err(|e| Error::invalid(format!("linux.cgroupsPath {}", request.path), e.to_string()))?;
+    let limits = limits(request)?;
     let group = match Cgroup::create_with(&request.hierarchy, &path, request.controllers) {
         Ok(group) => group,
-        Err(_) if request.optional || request.best_effort => return Ok(Made::default()),
+        Err(_) if request.optional => return Ok(Made::default()),
+        Err(e) if request.best_effort && !matches!(e, cgroup::Error::Exists { .. }) => {
+            let skipped = limits.controllers().iter();
+            return Ok(Made { group: None, skipped: skipped.map(|name| format!("{name}: {}", reason(&e))).collect() });
+        }
+        Err(e) if is_refusal(&e) && !limits.is_empty() => return Err(refused(&limits, e)),
         Err(e) => return Err(error(e)),
     };
-    match limit(&group, request) {
-        Ok(skipped) => Ok(Made { group: Some(group), skipped }),
-        Err(error) => {
+    if request.best_effort {
+        let skipped = group.apply_best_effort(&limits);
+        let skipped = skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, reason(&skipped.error)));
+        return Ok(Made { skipped: skipped.collect(), group: Some(group) });
+    }
+    match group.apply(&limits) {
+        Ok(()) => Ok(Made { group: Some(group), skipped: Vec::new() }),
+        Err(e) => {
             let _ = group.remove();
-            Err(error)
+            Err(limit_error(&limits, e))
         }
     }
 }
 
-fn limit(group: &Cgroup, request: &CgroupRequest) -> Result<Vec<String>> {
-    let Some(resources) = &request.resources else { return Ok(Vec::new()) };
+fn limits(request: &CgroupRequest) -> Result<Limits> {
+    let Some(resources) = &request.resources else { return Ok(Limits::new()) };
     let mut limits = Limits::try_from(resources).map_err(error)?;
     // What every container has in its `/dev` can be made and used, whatever the list says: all runtimes add these rules.
     if let Some(rules) = &mut limits.devices {
         rules.extend(DeviceRule::defaults());
     }
-    if request.best_effort {
-        let skipped = group.apply_best_effort(&limits);
-        return Ok(skipped
-            .iter()
-            .map(|skipped| format!("{}: {}", skipped.controller, skipped.error))
-            .collect());
+    Ok(limits)
+}
+
+/// With its cause, in one line.
+fn reason(error: &cgroup::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+fn is_refusal(error: &cgroup::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+}
+
+/// Somebody without rights over control groups asked for limits.
+fn refused(limits: &Limits, cause: cgroup::Error) -> Error {
+    Error::Limit {
+        limit: limits.controllers().to_string(),
+        reason: "no control group may be made here: it takes root, or a group that was delegated to this user; \
+                 or ask for limits as best effort"
+            .into(),
+        source: Box::new(cause),
     }
-    group.apply(&limits).map_err(error)?;
-    Ok(Vec::new())
+}
+
+fn limit_error(limits: &Limits, cause: cgroup::Error) -> Error {
+    let (limit, reason) = match &cause {
+        cgroup::Error::Limit { controller, value, file, .. } => {
+            (controller.to_string(), format!("the kernel refused {value} in {}", file.display()))
+        }
+        cgroup::Error::NoController { controller, reason } => (controller.to_string(), reason.clone()),
+        cgroup::Error::InvalidLimit { limit, value, reason } => (format!("{limit} = {value}"), (*reason).to_owned()),
+        cgroup::Error::Unsupported { limit, version } => {
+            ((*limit).to_owned(), format!("cgroup {version} has no such limit"))
+        }
+        _ => (limits.controllers().to_string(), "it could not be set".to_owned()),
+    };
+    Error::Limit { limit, reason, source: Box::new(cause) }
 }
 
 pub(super) fn error(error: cgroup::Error) -> Error {

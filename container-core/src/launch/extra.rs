@@ -33,7 +33,7 @@ pub(super) fn answer(
         let state = state(services, Status::Created, process.0);
         run_inside(HookKind::StartContainer, &services.hooks.start_container, &state, services, process)
     } else if is(Request::NetworkDevices) {
-        crate::netlink::move_devices(&services.network_devices, process.1)
+        crate::netlink::move_devices(&services.network_devices, process.0)
     } else if is(Request::Listener) {
         send_listener(services, fd, process.0)
     } else {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
+use super::c_string;
 use super::mounts::{Mounts, split_option};
 use super::operation::{NewMount, Operation, Target};
-use super::c_string;
 use crate::error::{Error, Result};
 use crate::mount_options::{MountOptions, attr};
 use crate::sys::mount::MountAttr;
@@ -46,7 +46,8 @@ pub(super) fn lower(
     })));
     let below = |name: &str| -> Result<(PathBuf, Target)> {
         let path = Path::new("/").join(destination.strip_prefix("/").unwrap_or(&destination)).join(name);
-        let target = Target { path: c_string("mounts.destination", path.as_os_str())?, follow: target.follow };
+        let target =
+            Target { path: c_string("mounts.destination", path.as_os_str())?, follow: target.follow };
         Ok((path, target))
     };
     for found in hierarchy.mounts() {
@@ -88,7 +89,12 @@ fn one(
             cgroup::Version::V2 => (c"cgroup2".to_owned(), Vec::new()),
             cgroup::Version::V1 => (
                 c"cgroup".to_owned(),
-                found.options().split(',').filter(|o| !o.is_empty()).map(split_option).collect::<Result<_>>()?,
+                found
+                    .options()
+                    .split(',')
+                    .filter(|o| !o.is_empty())
+                    .map(split_option)
+                    .collect::<Result<_>>()?,
             ),
         };
         mounts.attach.push(Operation::Mount(Box::new(NewMount {
@@ -109,7 +115,8 @@ fn one(
         let request = super::lower::cgroup_path(mounts.spec, mounts.extras)?;
         match request {
             Some(path) => {
-                let path = cgroup::CgroupPath::new(&path).map_err(|e| Error::invalid("linux.cgroupsPath", e.to_string()))?;
+                let path = cgroup::CgroupPath::new(&path)
+                    .map_err(|e| Error::invalid("linux.cgroupsPath", e.to_string()))?;
                 let base = if path.is_absolute() { "" } else { hierarchy.base(found).unwrap_or("") };
                 found.mountpoint().join(base).join(path.components())
             }

@@ -33,7 +33,8 @@ impl Mounts<'_> {
     pub(super) fn devices(&mut self) -> Result<()> {
         let bound = self.spec.mounts().iter().flatten().any(|mount| {
             let options = mount.options().iter().flatten();
-            let bind = mount.typ().as_deref() == Some("bind") || options.clone().any(|o| o == "bind" || o == "rbind");
+            let bind = mount.typ().as_deref() == Some("bind")
+                || options.clone().any(|o| o == "bind" || o == "rbind");
             bind && mount.destination().components().eq(std::path::Path::new("/dev").components())
         });
         if bound {
@@ -60,9 +61,13 @@ impl Mounts<'_> {
                 LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
                 LinuxDeviceType::B => libc::S_IFBLK,
                 LinuxDeviceType::P => libc::S_IFIFO,
-                LinuxDeviceType::A => return Err(Error::invalid(subject(), "its type is none of c, b, u, p")),
+                LinuxDeviceType::A => {
+                    return Err(Error::invalid(subject(), "its type is none of c, b, u, p"));
+                }
             };
-            let number = |n: i64| u32::try_from(n).map_err(|_| Error::invalid(subject(), format!("no device number: {n}")));
+            let number = |n: i64| {
+                u32::try_from(n).map_err(|_| Error::invalid(subject(), format!("no device number: {n}")))
+            };
             let number = match kind {
                 libc::S_IFIFO => 0,
                 _ => libc::makedev(number(device.major())?, number(device.minor())?),

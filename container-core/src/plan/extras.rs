@@ -94,14 +94,21 @@ impl TryFrom<image_layers::RootfsMount> for Rootfs {
 
     fn try_from(mount: image_layers::RootfsMount) -> crate::Result<Self> {
         Ok(match mount {
-            image_layers::RootfsMount::Directory { source, read_only } => Self::Directory { source, read_only },
+            image_layers::RootfsMount::Directory { source, read_only } => {
+                Self::Directory { source, read_only }
+            }
             image_layers::RootfsMount::Overlay { lower, upper, work, userxattr, volatile } => Self::Overlay {
                 lower: lower.into_iter().map(LowerLayer::try_from).collect::<crate::Result<_>>()?,
                 upper: upper.zip(work),
                 userxattr,
                 volatile,
             },
-            other => return Err(crate::Error::unsupported(format!("a root of the form {other:?}"), "it is too new")),
+            other => {
+                return Err(crate::Error::unsupported(
+                    format!("a root of the form {other:?}"),
+                    "it is too new",
+                ));
+            }
         })
     }
 }
@@ -114,7 +121,12 @@ impl TryFrom<image_layers::LowerLayer> for LowerLayer {
         Ok(match layer {
             image_layers::LowerLayer::Directory(path) => Self::Directory(path),
             image_layers::LowerLayer::Erofs(path) => Self::Erofs(path),
-            other => return Err(crate::Error::unsupported(format!("a layer of the form {other:?}"), "it is too new")),
+            other => {
+                return Err(crate::Error::unsupported(
+                    format!("a layer of the form {other:?}"),
+                    "it is too new",
+                ));
+            }
         })
     }
 }

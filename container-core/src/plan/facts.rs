@@ -45,7 +45,8 @@ impl Facts {
             gid: rustix::process::getegid().as_raw(),
             permitted,
             last_capability: last,
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y")),
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|v| v.starts_with(b"Y")),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             cgroups: cgroup::Hierarchy::discover().ok(),
         })

@@ -45,7 +45,8 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     inside.push(Operation::Umask { mask: 0 });
     inside.push(Operation::Session);
     if extras.new_keyring {
-        let name = (!extras.id.is_empty()).then(|| c_string("id", format!("_ses.{}", extras.id))).transpose()?;
+        let name =
+            (!extras.id.is_empty()).then(|| c_string("id", format!("_ses.{}", extras.id))).transpose()?;
         inside.push(Operation::Keyring { name });
     }
     if let Some(score) = process.oom_score_adj() {
@@ -166,11 +167,19 @@ fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces
             ));
         }
         if spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
-            return Err(Error::invalid("mounts", "they need a new mount namespace, or they would change the host"));
+            return Err(Error::invalid(
+                "mounts",
+                "they need a new mount namespace, or they would change the host",
+            ));
         }
     }
-    if linux.is_some_and(|l| l.intel_rdt().is_some()) && !std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
-        return Err(Error::unsupported("linux.intelRdt", "no resctrl file system is mounted at /sys/fs/resctrl"));
+    if linux.is_some_and(|l| l.intel_rdt().is_some())
+        && !std::path::Path::new("/sys/fs/resctrl/schemata").exists()
+    {
+        return Err(Error::unsupported(
+            "linux.intelRdt",
+            "no resctrl file system is mounted at /sys/fs/resctrl",
+        ));
     }
     Ok(())
 }
@@ -187,11 +196,13 @@ fn enter_namespaces(
     let late = namespaces.new & CGROUP;
     let cgroup = !extras.no_cgroup && facts.cgroups.is_some();
     let join = |kind_wanted: fn(u64) -> bool, retry: bool| {
-        namespaces.joined.iter().filter(move |joined| kind_wanted(joined.kind)).map(move |joined| Operation::Join {
-            slot: joined.slot,
-            kind: joined.kind,
-            retry,
-            name: format!("{} {}", namespace_names(joined.kind), joined.path.to_string_lossy()),
+        namespaces.joined.iter().filter(move |joined| kind_wanted(joined.kind)).map(move |joined| {
+            Operation::Join {
+                slot: joined.slot,
+                kind: joined.kind,
+                retry,
+                name: format!("{} {}", namespace_names(joined.kind), joined.path.to_string_lossy()),
+            }
         })
     };
     let flags;
@@ -242,12 +253,18 @@ fn time_offsets(spec: &Spec, namespaces: &Namespaces) -> Result<Option<std::ffi:
     let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
     let Some(offsets) = offsets.filter(|offsets| !offsets.is_empty()) else { return Ok(None) };
     if !namespaces.makes(TIME) {
-        return Err(Error::invalid("linux.timeOffsets", "they need a new time namespace in linux.namespaces"));
+        return Err(Error::invalid(
+            "linux.timeOffsets",
+            "they need a new time namespace in linux.namespaces",
+        ));
     }
     let mut lines = Vec::new();
     for (clock, offset) in offsets {
         if clock != "monotonic" && clock != "boottime" {
-            return Err(Error::invalid(format!("linux.timeOffsets: {clock}"), "clocks are monotonic and boottime"));
+            return Err(Error::invalid(
+                format!("linux.timeOffsets: {clock}"),
+                "clocks are monotonic and boottime",
+            ));
         }
         lines.push(format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
     }
@@ -290,7 +307,9 @@ fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, 
         let inside = device.name().clone().filter(|new| !new.is_empty()).unwrap_or_else(|| name.clone());
         for name in [name, &inside] {
             let bad = name.is_empty() || name.len() > 15 || name == "." || name == "..";
-            if bad || name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c == '\0') {
+            if bad
+                || name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c == '\0')
+            {
                 return Err(Error::invalid(
                     format!("linux.netDevices: {name:?}"),
                     "a device name has 1 to 15 bytes, without slash, colon, percent and blanks",
@@ -305,7 +324,11 @@ fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, 
 
 fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts, linux: bool) -> Result<Option<CgroupRequest>> {
     let linux_fields = spec.linux().as_ref().filter(|_| linux);
-    let resources = linux_fields.and_then(|l| l.resources().clone());
+    let mut resources = linux_fields.and_then(|l| l.resources().clone());
+    // Access to devices is no ordinary user's to rule; the nodes inside are the host's own, with the host's permissions.
+    if let Some(resources) = resources.as_mut().filter(|_| !facts.privileged) {
+        resources.set_devices(None);
+    }
     if extras.no_cgroup {
         return Ok(None);
     }

@@ -7,9 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Mount, Spec};
 
 use super::namespaces::{CGROUP, MOUNT, Namespaces, USER};
-use super::operation::{
-    FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target,
-};
+use super::operation::{FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target};
 use super::{Extras, Facts, LowerLayer, Maps, Rootfs, c_string, rootfs};
 use crate::error::{Error, Result};
 use crate::id_map::IdMapping;
@@ -64,7 +62,8 @@ impl Mounts<'_> {
             }
             Some(Rootfs::Directory { source, .. }) => self.root_directory(&source.clone()),
             None => {
-                let root = self.spec.root().as_ref().ok_or_else(|| Error::invalid("root", "there is none"))?;
+                let root =
+                    self.spec.root().as_ref().ok_or_else(|| Error::invalid("root", "there is none"))?;
                 self.root_directory(&self.extras.bundle.join(root.path()))
             }
         }
@@ -147,9 +146,13 @@ impl Mounts<'_> {
 
     /// A part of the host's tree.
     fn bind(&mut self, mount: &Mount, options: &MountOptions, scope: Scope, target: Target) -> Result<()> {
-        let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty()).ok_or_else(|| {
-            Error::invalid(format!("mounts: {}", mount.destination().display()), "a bind mount needs a source")
-        })?;
+        let source =
+            mount.source().as_ref().filter(|source| !source.as_os_str().is_empty()).ok_or_else(|| {
+                Error::invalid(
+                    format!("mounts: {}", mount.destination().display()),
+                    "a bind mount needs a source",
+                )
+            })?;
         let source = self.extras.bundle.join(source);
         if let Some(data) = options.data.first() {
             return Err(Error::invalid(
@@ -174,7 +177,12 @@ impl Mounts<'_> {
                 _ => Some(CUT),
             };
             if let Some(attr) = attr {
-                self.prepare.push(Operation::SetAttributes { slot, attr, recursive: true, name: name.clone() });
+                self.prepare.push(Operation::SetAttributes {
+                    slot,
+                    attr,
+                    recursive: true,
+                    name: name.clone(),
+                });
             }
         }
         for (attr, recursive) in changes(options, true) {
@@ -194,12 +202,20 @@ impl Mounts<'_> {
         }
         let subject = || format!("mounts: {}", mount.destination().display());
         if !self.facts.privileged {
-            return Err(Error::unsupported("an idmapped mount", "it takes CAP_SYS_ADMIN over the source's file system"));
+            return Err(Error::unsupported(
+                "an idmapped mount",
+                "it takes CAP_SYS_ADMIN over the source's file system",
+            ));
         }
         let maps = if uids.is_empty() && gids.is_empty() {
             match &self.namespaces.maps {
                 Some(maps) => maps.clone(),
-                None => return Err(Error::invalid(subject(), "idmap without mappings needs a new user namespace")),
+                None => {
+                    return Err(Error::invalid(
+                        subject(),
+                        "idmap without mappings needs a new user namespace",
+                    ));
+                }
             }
         } else if uids.is_empty() || gids.is_empty() {
             return Err(Error::invalid(subject(), "uidMappings and gidMappings go together"));
@@ -229,13 +245,15 @@ impl Mounts<'_> {
         target: Target,
         kind: &str,
     ) -> Result<()> {
-        if kind == "mqueue" && !self.namespaces.contains(super::namespaces::IPC) && self.namespaces.has_user() {
+        if kind == "mqueue" && !self.namespaces.contains(super::namespaces::IPC) && self.namespaces.has_user()
+        {
             return Err(Error::invalid(
                 format!("mounts: {}", mount.destination().display()),
                 "mqueue in a user namespace needs an ipc namespace",
             ));
         }
-        let source = mount.source().as_ref().map_or_else(|| OsString::from(kind), |s| s.clone().into_os_string());
+        let source =
+            mount.source().as_ref().map_or_else(|| OsString::from(kind), |s| s.clone().into_os_string());
         let mut data = options.data.iter().map(|option| split_option(option)).collect::<Result<Vec<_>>>()?;
         // These have one superblock for all, or belong to the kernel: only the mount point can be read-only.
         let pseudo = ["proc", "sysfs", "mqueue", "devpts", "tmpfs", "cgroup", "cgroup2"].contains(&kind);
@@ -255,7 +273,8 @@ impl Mounts<'_> {
             // A group that is not mapped cannot own terminals; the terminal group of a single-id map is such a one.
             self.drop_unmapped_group(&mut data);
         }
-        let label = self.spec.linux().as_ref().and_then(|l| l.mount_label().as_ref()).filter(|l| !l.is_empty());
+        let label =
+            self.spec.linux().as_ref().and_then(|l| l.mount_label().as_ref()).filter(|l| !l.is_empty());
         if let Some(label) = label.filter(|_| self.facts.selinux && !["proc", "sysfs"].contains(&kind)) {
             data.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
         }
@@ -275,12 +294,19 @@ impl Mounts<'_> {
         let Some(maps) = &self.namespaces.maps else { return };
         data.retain(|(key, value)| {
             let gid = value.as_ref().and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
-            key.as_c_str() != c"gid" || gid.is_none_or(|gid| crate::id_map::to_host(&maps.gids, gid).is_some())
+            key.as_c_str() != c"gid"
+                || gid.is_none_or(|gid| crate::id_map::to_host(&maps.gids, gid).is_some())
         });
     }
 
     /// The control groups as the container is to see them: its own as the root.
-    fn control_groups(&mut self, mount: &Mount, options: &MountOptions, target: Target, kind: &str) -> Result<()> {
+    fn control_groups(
+        &mut self,
+        mount: &Mount,
+        options: &MountOptions,
+        target: Target,
+        kind: &str,
+    ) -> Result<()> {
         super::cgroups::lower(self, mount, options, target, kind)
     }
 
@@ -349,7 +375,10 @@ fn changes(options: &MountOptions, attributes: bool) -> Vec<(MountAttr, bool)> {
         out.push((change(options.recursive_set, options.recursive_clear), true));
     }
     for propagation in &options.propagation {
-        out.push((MountAttr { propagation: propagation.kind, ..MountAttr::default() }, propagation.recursive));
+        out.push((
+            MountAttr { propagation: propagation.kind, ..MountAttr::default() },
+            propagation.recursive,
+        ));
     }
     out
 }

@@ -132,37 +132,93 @@ pub(crate) enum Request {
 /// One step of a launch with all it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    OpenNamespace { slot: Slot, kind: u64, path: CString },
-    Join { slot: Slot, kind: u64, retry: bool, name: String },
+    OpenNamespace {
+        slot: Slot,
+        kind: u64,
+        path: CString,
+    },
+    Join {
+        slot: Slot,
+        kind: u64,
+        retry: bool,
+        name: String,
+    },
     JoinRetried,
     /// Join all namespaces of these kinds that init is in.
-    JoinAll { kinds: u64 },
+    JoinAll {
+        kinds: u64,
+    },
     /// Keep others from looking into this process before it is the command.
     Shield,
-    Unshare { kinds: u64 },
+    Unshare {
+        kinds: u64,
+    },
     /// Continue in a child of the parent (CLONE_PARENT) with these new namespaces; this process ends.
-    Succeed { flags: u64 },
+    Succeed {
+        flags: u64,
+    },
     Await(Request),
     BecomeRoot,
     EnterCgroup,
-    OpenTree { slot: Slot, path: CString, recursive: bool, follow: bool },
+    OpenTree {
+        slot: Slot,
+        path: CString,
+        recursive: bool,
+        follow: bool,
+    },
     OpenNull,
     OpenEmpty,
-    Overlay { slot: Slot, overlay: Box<Overlay> },
-    SetAttributes { slot: Slot, attr: MountAttr, recursive: bool, name: String },
+    Overlay {
+        slot: Slot,
+        overlay: Box<Overlay>,
+    },
+    SetAttributes {
+        slot: Slot,
+        attr: MountAttr,
+        recursive: bool,
+        name: String,
+    },
     /// Map the owners of a detached mount by the user namespace in `userns`.
-    Idmap { slot: Slot, userns: Slot, recursive: bool, name: String },
-    Isolate { flags: u64 },
-    AttachRoot { path: CString },
-    OpenRoot { path: CString },
+    Idmap {
+        slot: Slot,
+        userns: Slot,
+        recursive: bool,
+        name: String,
+    },
+    Isolate {
+        flags: u64,
+    },
+    AttachRoot {
+        path: CString,
+    },
+    OpenRoot {
+        path: CString,
+    },
     Mount(Box<NewMount>),
-    Attach { slot: Slot, target: Target, source: String },
-    Remount { target: Target, changes: Vec<(MountAttr, bool)> },
+    Attach {
+        slot: Slot,
+        target: Target,
+        source: String,
+    },
+    Remount {
+        target: Target,
+        changes: Vec<(MountAttr, bool)>,
+    },
     Device(Box<Device>),
-    Link { target: CString, path: CString },
-    Mask { path: CString },
-    ReadOnly { path: CString },
-    RootPropagation { propagation: u64, recursive: bool },
+    Link {
+        target: CString,
+        path: CString,
+    },
+    Mask {
+        path: CString,
+    },
+    ReadOnly {
+        path: CString,
+    },
+    RootPropagation {
+        propagation: u64,
+        recursive: bool,
+    },
     RootReadOnly,
     /// Put the root over the launcher's single empty mount.
     MoveRoot,
@@ -170,43 +226,101 @@ pub(crate) enum Operation {
     PivotRoot,
     /// Only change the root directory: the mount namespace is not our own.
     ChangeRoot,
-    HostName { name: CString },
-    DomainName { name: CString },
+    HostName {
+        name: CString,
+    },
+    DomainName {
+        name: CString,
+    },
     Loopback,
-    Sysctl { path: CString, value: CString },
-    OomScore { value: CString },
-    Keyring { name: Option<CString> },
+    Sysctl {
+        path: CString,
+        value: CString,
+    },
+    OomScore {
+        value: CString,
+    },
+    Keyring {
+        name: Option<CString>,
+    },
     Session,
     ParentDeath,
-    Terminal { rows: u16, columns: u16, uid: Option<u32>, console: bool },
+    Terminal {
+        rows: u16,
+        columns: u16,
+        uid: Option<u32>,
+        console: bool,
+    },
     Descriptors,
-    Limit { resource: u32, soft: u64, hard: u64, name: String },
+    Limit {
+        resource: u32,
+        soft: u64,
+        hard: u64,
+        name: String,
+    },
     Scheduler(SchedAttr),
-    IoPriority { value: i32 },
-    CpuAffinity { mask: Vec<u64>, text: String },
-    MemoryPolicy { mode: i32, nodes: Vec<u64> },
-    Personality { value: u64 },
+    IoPriority {
+        value: i32,
+    },
+    CpuAffinity {
+        mask: Vec<u64>,
+        text: String,
+    },
+    MemoryPolicy {
+        mode: i32,
+        nodes: Vec<u64>,
+    },
+    Personality {
+        value: u64,
+    },
     Gate,
-    BoundingSet { keep: u64, last: u32 },
+    BoundingSet {
+        keep: u64,
+        last: u32,
+    },
     KeepCapabilities,
-    Groups { groups: Vec<u32> },
-    Group { gid: u32 },
-    User { uid: u32 },
+    Groups {
+        groups: Vec<u32>,
+    },
+    Group {
+        gid: u32,
+    },
+    User {
+        uid: u32,
+    },
     /// Ids as the parent found them by name.
     Identity,
     Capabilities(Masks),
-    AmbientSet { set: u64 },
+    AmbientSet {
+        set: u64,
+    },
     NoNewPrivileges,
-    AppArmor { profile: CString },
-    SeLinux { label: CString },
-    Seccomp { program: Arc<Program>, listener: bool },
+    AppArmor {
+        profile: CString,
+    },
+    SeLinux {
+        label: CString,
+    },
+    Seccomp {
+        program: Arc<Program>,
+        listener: bool,
+    },
     /// Use every permitted capability: a change of user has cleared the effective set.
     RaiseEffective,
-    Umask { mask: u32 },
+    Umask {
+        mask: u32,
+    },
     /// Make a missing working directory.
-    MakeWorkingDirectory { path: CString },
-    WorkingDirectory { path: CString, last: bool },
-    Home { uid: u32 },
+    MakeWorkingDirectory {
+        path: CString,
+    },
+    WorkingDirectory {
+        path: CString,
+        last: bool,
+    },
+    Home {
+        uid: u32,
+    },
     Locate,
     Exec,
 }
@@ -358,11 +472,7 @@ impl Operation {
                     _ => "c",
                 };
                 let bind = if device.bind.is_some() { ", the host's" } else { "" };
-                format!(
-                    "{} ({kind} {major}:{minor} {:04o}{bind})",
-                    text(&device.path),
-                    device.mode & 0o7777
-                )
+                format!("{} ({kind} {major}:{minor} {:04o}{bind})", text(&device.path), device.mode & 0o7777)
             }
             Self::Link { target, path } => format!("{} -> {}", text(path), text(target)),
             Self::Mask { path } | Self::ReadOnly { path } => text(path),
@@ -378,8 +488,7 @@ impl Operation {
             Self::Sysctl { path, value } => format!("{} = {}", text(path), text(value)),
             Self::OomScore { value } => text(value),
             Self::Limit { soft, hard, name, .. } => {
-                let word =
-                    |n: u64| if n == u64::MAX { "unlimited".to_owned() } else { n.to_string() };
+                let word = |n: u64| if n == u64::MAX { "unlimited".to_owned() } else { n.to_string() };
                 format!("{name} {} (at most {})", word(*soft), word(*hard))
             }
             Self::Scheduler(attr) => format!("policy {} nice {}", attr.policy, attr.nice),

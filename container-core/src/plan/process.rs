@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, LinuxSeccompAction, Process, Spec,
+    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, LinuxSeccompAction, Process,
+    Spec,
 };
 
 use super::namespaces::{Namespaces, USER};
@@ -38,7 +39,10 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     let user = process.user();
     let by_name = extras.user.is_some();
     if !process.cwd().is_absolute() {
-        return Err(Error::invalid(format!("process.cwd {}", process.cwd().display()), "it has to be absolute"));
+        return Err(Error::invalid(
+            format!("process.cwd {}", process.cwd().display()),
+            "it has to be absolute",
+        ));
     }
     let cwd = c_string("process.cwd", process.cwd().as_os_str())?;
 
@@ -94,7 +98,8 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         let mut groups = user.additional_gids().clone().unwrap_or_default();
         groups.dedup();
         // A single-id map forbids setgroups altogether, and so does every map an ordinary user has made.
-        let may_set_groups = facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids));
+        let may_set_groups =
+            facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids));
         if may_set_groups {
             inside.push(Operation::Groups { groups });
         } else if !groups.is_empty() {
@@ -108,7 +113,10 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             ("process.user.gid", user.gid(), namespaces.maps.as_ref().map(|maps| &maps.gids)),
         ] {
             if maps.is_some_and(|maps| crate::id_map::to_host(maps, id).is_none()) {
-                return Err(Error::invalid(format!("{field} {id}"), "the id is not mapped into the user namespace"));
+                return Err(Error::invalid(
+                    format!("{field} {id}"),
+                    "the id is not mapped into the user namespace",
+                ));
             }
         }
         inside.push(Operation::Group { gid: user.gid() });
@@ -177,7 +185,8 @@ fn is_single(maps: &[crate::id_map::IdMapping]) -> bool {
 
 /// The five sets, checked against what the caller can give.
 fn capabilities(input: &Input<'_>) -> Result<CapabilitySets> {
-    let mut sets = CapabilitySets::from_spec(input.process.capabilities().as_ref(), input.facts.last_capability);
+    let mut sets =
+        CapabilitySets::from_spec(input.process.capabilities().as_ref(), input.facts.last_capability);
     // The kernel takes nothing into the ambient set that is not in these two; engines list it there all the same.
     sets.ambient &= sets.inheritable & sets.permitted;
     if input.namespaces.contains(USER) {
@@ -206,7 +215,9 @@ fn names_home(process: &Process, extras: &Extras) -> bool {
 fn labels(process: &Process, facts: &Facts, inside: &mut Vec<Operation>) -> Result<()> {
     if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
         if facts.apparmor {
-            inside.push(Operation::AppArmor { profile: c_string("process.apparmorProfile", format!("exec {profile}"))? });
+            inside.push(Operation::AppArmor {
+                profile: c_string("process.apparmorProfile", format!("exec {profile}"))?,
+            });
         } else if profile != "unconfined" {
             return Err(Error::unsupported(
                 format!("process.apparmorProfile {profile}"),
@@ -292,8 +303,9 @@ fn scheduling(process: &Process, inside: &mut Vec<Operation>) -> Result<()> {
             }
         });
         let priority = scheduler.priority().unwrap_or(0);
-        let priority = u32::try_from(priority)
-            .map_err(|_| Error::invalid(format!("process.scheduler.priority {priority}"), "it is negative"))?;
+        let priority = u32::try_from(priority).map_err(|_| {
+            Error::invalid(format!("process.scheduler.priority {priority}"), "it is negative")
+        })?;
         inside.push(Operation::Scheduler(SchedAttr {
             size: size_of::<SchedAttr>() as u32,
             policy,
@@ -313,7 +325,10 @@ fn scheduling(process: &Process, inside: &mut Vec<Operation>) -> Result<()> {
         };
         let level = io.priority();
         if !(0..=7).contains(&level) {
-            return Err(Error::invalid(format!("process.ioPriority.priority {level}"), "it goes from 0 to 7"));
+            return Err(Error::invalid(
+                format!("process.ioPriority.priority {level}"),
+                "it goes from 0 to 7",
+            ));
         }
         inside.push(Operation::IoPriority { value: class << 13 | level as i32 });
     }
@@ -385,29 +400,36 @@ pub(super) fn listener(spec: &Spec) -> Result<Option<Listener>> {
     if !notifies {
         return Ok(None);
     }
-    let path = profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
-        Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask")
-    })?;
+    let path =
+        profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
+            Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask")
+        })?;
     Ok(Some(Listener { path, metadata: profile.listener_metadata().clone() }))
 }
 
 /// The profile lets execveat through, so that the command can be run by descriptor.
 fn allows_execveat(profile: Option<&LinuxSeccomp>) -> bool {
     let Some(profile) = profile else { return true };
-    let harmless = |action| matches!(action, LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog);
-    let mut named =
-        profile.syscalls().iter().flatten().filter(|rule| rule.names().iter().any(|n| n == "execveat")).peekable();
+    let harmless =
+        |action| matches!(action, LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog);
+    let mut named = profile
+        .syscalls()
+        .iter()
+        .flatten()
+        .filter(|rule| rule.names().iter().any(|n| n == "execveat"))
+        .peekable();
     match named.peek() {
         None => harmless(profile.default_action()),
-        Some(_) => named.all(|rule| harmless(rule.action()) && rule.args().as_ref().is_none_or(Vec::is_empty)),
+        Some(_) => {
+            named.all(|rule| harmless(rule.action()) && rule.args().as_ref().is_none_or(Vec::is_empty))
+        }
     }
 }
 
 /// The command with everything execve takes.
 pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result<Program> {
-    let strings = |list: &Option<Vec<String>>| {
-        list.iter().flatten().map(OsString::from).collect::<Vec<OsString>>()
-    };
+    let strings =
+        |list: &Option<Vec<String>>| list.iter().flatten().map(OsString::from).collect::<Vec<OsString>>();
     let args = extras.args.clone().unwrap_or_else(|| strings(process.args()));
     let env = extras.env.clone().unwrap_or_else(|| strings(process.env()));
     let Some(command) = args.first().filter(|command| !command.is_empty()).cloned() else {
@@ -424,7 +446,8 @@ pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result
             continue;
         }
         let entry = c_string("process.env", entry)?;
-        let same = |known: &CString| known.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
+        let same =
+            |known: &CString| known.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
         match envp.iter().position(same) {
             Some(at) => envp[at] = entry,
             None => envp.push(entry),

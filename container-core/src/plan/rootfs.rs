@@ -74,7 +74,11 @@ pub(super) fn finish(
     }
     // The launcher's mount namespace has nothing but an empty read-only directory: the root can simply cover it. With a user
     // namespace there is a procfs beside it (the kernel wants to see one before it mounts another), so everything old goes.
-    inside.push(if isolated && !namespaces.contains(USER) { Operation::MoveRoot } else { Operation::PivotRoot });
+    inside.push(if isolated && !namespaces.contains(USER) {
+        Operation::MoveRoot
+    } else {
+        Operation::PivotRoot
+    });
     Ok(())
 }
 
@@ -94,8 +98,14 @@ pub(super) fn sysctls(spec: &Spec, namespaces: &Namespaces, inside: &mut Vec<Ope
     for (name, value) in sorted {
         let path = path_of(name);
         let ipc = [
-            "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
-            "kernel/shmmni", "kernel/shm_rmid_forced",
+            "kernel/msgmax",
+            "kernel/msgmnb",
+            "kernel/msgmni",
+            "kernel/sem",
+            "kernel/shmall",
+            "kernel/shmmax",
+            "kernel/shmmni",
+            "kernel/shm_rmid_forced",
         ];
         let wanted = if ipc.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
             Some((IPC, "ipc"))

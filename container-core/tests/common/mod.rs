@@ -31,7 +31,8 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// None (and a visible word) when no static busybox is to be had.
     pub(crate) fn new() -> Option<Self> {
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(Path::new).find(|path| path.exists());
+        let busybox =
+            ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(Path::new).find(|path| path.exists());
         let Some(busybox) = busybox else {
             skipped("busybox", "no static busybox in /bin");
             return None;
@@ -43,14 +44,18 @@ impl Bundle {
         }
         std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
         for applet in [
-            "sh", "cat", "ls", "id", "echo", "mount", "umount", "stat", "true", "false", "sleep", "env", "readlink",
-            "pwd", "hostname", "touch", "mkdir", "rm", "ps", "grep", "wc", "ulimit", "test", "tty", "stty", "kill",
-            "chmod", "cp", "dd", "ip", "nc", "setsid", "unshare", "nsenter", "chroot", "mknod", "sort", "head", "od",
+            "sh", "cat", "ls", "id", "echo", "mount", "umount", "stat", "true", "false", "sleep", "env",
+            "readlink", "pwd", "hostname", "touch", "mkdir", "rm", "ps", "grep", "wc", "ulimit", "test",
+            "tty", "stty", "kill", "chmod", "cp", "dd", "ip", "nc", "setsid", "unshare", "nsenter", "chroot",
+            "mknod", "sort", "head", "od",
         ] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
-        std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
-            .unwrap();
+        std::fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
+        )
+        .unwrap();
         std::fs::write(root.join("etc/group"), "root:x:0:\napp:x:1000:\nextra:x:10:app\n").unwrap();
         std::fs::write(root.join("etc/motd"), "from the image\n").unwrap();
         use std::os::unix::fs::PermissionsExt;
