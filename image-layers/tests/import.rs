@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use fixture::*;
-use image_layers::{Class, Error, Image, ImportOptions, Platform, Source, Store};
+use image_layers::{Algorithm, Class, Digest, Error, Image, ImportOptions, Limits, Platform, Source, Store};
 use serde_json::json;
 
 fn one(store: &Store, path: &Path) -> Image {
@@ -202,6 +202,108 @@ fn blobs_are_checked_wherever_they_come_from() {
     assert!(store.images().unwrap().is_empty());
     fs::write(&blob, &layers[0].blob).unwrap();
     one(&store, &path);
+    assert_tidy(&store);
+}
+
+#[test]
+fn digests_of_sha512_are_as_good() {
+    let dir = scratch();
+    let store = Store::open_or_create(dir.path().join("store")).unwrap();
+    let layer = &two_layers()[0];
+    let mut layout = Layout::new(dir.path().join("layout"));
+    let digest = Digest::of(Algorithm::Sha512, &layer.blob);
+    let blobs = dir.path().join("layout/blobs/sha512");
+    fs::create_dir(&blobs).unwrap();
+    fs::write(blobs.join(digest.hex()), &layer.blob).unwrap();
+    let config = layout.document(
+        "application/vnd.oci.image.config.v1+json",
+        &config(std::slice::from_ref(layer), &Platform::host()),
+    );
+    let layers =
+        json!([{ "mediaType": layer.media_type, "digest": digest.to_string(), "size": layer.blob.len() }]);
+    let manifest =
+        layout.document(MANIFEST, &json!({ "schemaVersion": 2, "config": config, "layers": layers }));
+    layout.add(manifest, Some("latest"));
+    let path = layout.finish();
+    let image = one(&store, &path);
+    assert_eq!(image.layers()[0].digest, digest);
+    store.view(&image).unwrap();
+    store.collect_garbage().unwrap();
+    assert_tidy(&store);
+    fs::write(blobs.join(digest.hex()), vec![0; layer.blob.len()]).unwrap();
+    let other = Store::open_or_create(dir.path().join("other")).unwrap();
+    assert_eq!(class(&other, &path, &ImportOptions::new()).0, Class::Digest);
+}
+
+#[test]
+fn layers_of_other_kinds() {
+    let dir = scratch();
+    let store = Store::open_or_create(dir.path().join("store")).unwrap();
+    let layer = &two_layers()[0];
+    let with = |name: &str, media_type: &str, present: bool| {
+        let mut layout = Layout::new(dir.path().join(name));
+        let config = layout.document(
+            "application/vnd.docker.container.image.v1+json",
+            &config(std::slice::from_ref(layer), &Platform::host()),
+        );
+        if present {
+            layout.blob(&layer.blob);
+        }
+        let layers = json!([{ "mediaType": media_type, "digest": layer.digest().to_string(), "size": layer.blob.len(),
+            "urls": ["https://example.com/layer"] }]);
+        let manifest = layout.document(MANIFEST, &json!({ "config": config, "layers": layers }));
+        layout.add(manifest, None);
+        layout.finish()
+    };
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    one(&store, &with("present", foreign, true));
+    let (unsupported, error) = class(&store, &with("absent", foreign, false), &ImportOptions::new());
+    assert_eq!(unsupported, Class::Unsupported);
+    assert!(error.to_string().contains("https://example.com/layer"), "{error}");
+    let path = with("weights", "application/vnd.example.weights", true);
+    let (unsupported, error) = class(&store, &path, &ImportOptions::new());
+    assert_eq!(unsupported, Class::Unsupported);
+    assert!(error.to_string().contains("application/vnd.example.weights"), "{error}");
+}
+
+#[test]
+fn what_an_input_may_ask_for_is_bounded() {
+    let dir = scratch();
+    let store = Store::open_or_create(dir.path().join("store")).unwrap();
+    let layers = two_layers();
+    let path = layout(&dir.path().join("layout"), &layers, "latest");
+    let archive = dir.path().join("docker.tar");
+    let docker = docker_archive(&[(&layers, &["demo:1"])]);
+    fs::write(&archive, &docker).unwrap();
+    let packed = dir.path().join("docker.tar.gz");
+    fs::write(&packed, gzip(&docker)).unwrap();
+    type Change = fn(&mut Limits);
+    let changes: [(&Path, Change, &str); 5] = [
+        (&path, |l| l.json_bytes = 100, "json_bytes"),
+        (&path, |l| l.layers = 1, "layers"),
+        (&archive, |l| l.members = 3, "members"),
+        (&archive, |l| l.json_bytes = 100, "json_bytes"),
+        (&packed, |l| l.archive_bytes = 4096, "layer_bytes"),
+    ];
+    for (path, change, name) in changes {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let (large, error) = class(&store, path, &ImportOptions::new().limits(limits));
+        assert_eq!(large, Class::TooLarge, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    // Indexes within indexes, and one that goes in circles could only do so by breaking its own digest.
+    let mut layout = Layout::new(dir.path().join("nested"));
+    let mut descriptor = layout.image(&layers, &Platform::host());
+    for _ in 0..9 {
+        descriptor = layout.document(INDEX, &json!({ "manifests": [descriptor] }));
+    }
+    layout.add(descriptor, Some("latest"));
+    assert_eq!(class(&store, &layout.finish(), &ImportOptions::new()).0, Class::TooLarge);
+    // JSON so deep that a parser would run out of stack.
+    let deep = Tar::new().file("manifest.json", "[".repeat(100_000)).finish();
+    fs::write(&archive, deep).unwrap();
+    assert_eq!(class(&store, &archive, &ImportOptions::new()).0, Class::Invalid);
     assert_tidy(&store);
 }
 

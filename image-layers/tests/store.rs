@@ -180,6 +180,7 @@ fn what_the_machine_may_have_lost_is_made_again() {
         fs::write(&path, format!("{}{}{}", &text[..at], "00000000", &text[at + 8..])).unwrap();
     }
     fs::write(top.join("etc/c"), "").unwrap();
+    fs::write(store.path().join("boot"), "00000000").unwrap();
     let store = Store::open_or_create(store.path()).unwrap();
     assert!(snapshots(&store).is_empty());
     let container = store.layer("c").unwrap();
@@ -191,6 +192,21 @@ fn what_the_machine_may_have_lost_is_made_again() {
     }
     let store = Store::open_or_create(store.path()).unwrap();
     assert_eq!(snapshots(&store).len(), 2);
+}
+
+#[test]
+fn what_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    shared::<Store>();
+    shared::<Image>();
+    shared::<image_layers::WritableLayer>();
+    shared::<image_layers::View>();
+    shared::<image_layers::Lease>();
+    shared::<image_layers::Source>();
+    shared::<image_layers::SourceImage>();
+    shared::<ImportOptions>();
+    shared::<ImageBuilder<'static>>();
+    shared::<Error>();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whether two trees are the same in everything that an image can say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -12,6 +12,7 @@ use crate::{Error, Result};
 /// The first difference between `tree` and what it should be, in words; `None` when there is none.
 pub(super) fn difference(expected: &Path, tree: &Path) -> Result<Option<String>> {
     let mut pending = vec![PathBuf::new()];
+    let mut inodes = HashMap::new();
     while let Some(relative) = pending.pop() {
         let (a, b) = (expected.join(&relative), tree.join(&relative));
         let differs = |what: &str| Ok(Some(format!("{:?}: {what}", relative.display())));
@@ -24,6 +25,10 @@ pub(super) fn difference(expected: &Path, tree: &Path) -> Result<Option<String>>
         let own = relative.components().count() < 2;
         if facts(&want, own) != facts(&have, own) {
             return differs("its metadata is not what the layer says");
+        }
+        // Not the number of links: snapshots may share files.
+        if !want.is_dir() && *inodes.entry(want.ino()).or_insert(have.ino()) != have.ino() {
+            return differs("its hard links are not those of the layer");
         }
         if xattrs(&a)? != xattrs(&b)? {
             return differs("its extended attributes are not what the layer says");
@@ -52,8 +57,7 @@ fn facts(metadata: &Metadata, own: bool) -> (u32, u32, u32, u64, u64, Option<(i6
     // So are the times of what no entry of the layer speaks of: overlay's whiteouts, and some directories.
     let made = own || metadata.is_dir() || (metadata.file_type().is_char_device() && metadata.rdev() == 0);
     let time = (!made).then(|| (metadata.mtime(), metadata.mtime_nsec()));
-    let links = if metadata.is_dir() { 0 } else { metadata.nlink() };
-    (metadata.mode(), metadata.uid(), metadata.gid(), size, metadata.rdev() ^ links, time)
+    (metadata.mode(), metadata.uid(), metadata.gid(), size, metadata.rdev(), time)
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>> {

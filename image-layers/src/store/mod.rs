@@ -18,6 +18,7 @@
 //!     ...              files and trees under construction
 //! locks/NAME           taken by whoever makes the blob or snapshot NAME, so that it is made once
 //! lock                 see below
+//! boot                 the boot in which the store was opened last
 //! ```
 //!
 //! # How nothing gets lost, half done or removed under somebody's feet
@@ -139,8 +140,18 @@ fn default_backend(path: &Path) -> SnapshotKind {
 /// Makes an empty store. Two processes may do so at once; `version` comes last, and all before can be done twice.
 fn create(path: &Path) -> Result<()> {
     let mut present = fs::read_dir(path).map_err(Error::io("read", path))?;
-    let ours =
-        ["oci-layout", "index.json", "blobs", "snapshots", "layers", "leases", "locks", "lock", "version"];
+    let ours = [
+        "oci-layout",
+        "index.json",
+        "blobs",
+        "snapshots",
+        "layers",
+        "leases",
+        "locks",
+        "lock",
+        "boot",
+        "version",
+    ];
     if let Some(Ok(stranger)) =
         present.find(|e| !e.as_ref().is_ok_and(|e| ours.iter().any(|o| e.file_name() == *o)))
     {

@@ -204,13 +204,17 @@ pub(super) fn all_snapshots(store: &Store) -> Result<Vec<PathBuf>> {
 ///
 /// Layers of containers over such a snapshot keep working: it is made again when they are opened.
 pub(super) fn discard_unsynced(store: &Store, trash: &Trash) -> Result<()> {
-    let boot = boot_id();
-    if boot.is_none() {
+    let Some(boot) = boot_id() else { return Ok(()) };
+    // Once for each boot; to look at every snapshot would make every open slow.
+    let path = store.path().join("boot");
+    if fs::read_to_string(&path).is_ok_and(|seen| seen == boot) {
         return Ok(());
     }
-    for (path, _) in store.unsynced(|written| Some(written) != boot.as_deref())? {
-        trash.discard(&path)?;
+    for (snapshot, _) in store.unsynced(|written| written != boot)? {
+        trash.discard(&snapshot)?;
     }
+    // On a full disk it is done again next time.
+    let _ = write_file(&path, boot.as_bytes());
     Ok(())
 }
 
