@@ -419,20 +419,27 @@ fn lookup(wanted: &str, rootfs: Option<&Rootfs>, root: &SpecRoot) -> Result<(u32
             upper.iter().map(|(upper, _)| upper.clone()).chain(lower).collect()
         }
     };
-    if let Ok(uid) = wanted.parse() {
-        return Ok((uid, 0));
+    if wanted.is_empty() {
+        return Ok((0, 0));
     }
-    let mut answer = Err(Error::UnknownUser { kind: "user", name: wanted.to_owned() });
+    // Numbers and `root` need no files, and are known without any directory.
+    let numbers = |wanted: &str| -> Option<(u32, u32)> {
+        let (user, group) = wanted.split_once(':').unwrap_or((wanted, "0"));
+        let number = |word: &str| if word == "root" { Some(0) } else { word.parse().ok() };
+        Some((number(user)?, number(group)?))
+    };
+    let mut answer =
+        numbers(wanted).ok_or_else(|| Error::UnknownUser { kind: "user", name: wanted.to_owned() });
     for directory in directories {
         if let Ok(directory) = File::open(&directory) {
             match user::resolve(directory.as_fd(), wanted) {
                 Ok(user) => return Ok((user.uid, user.gid)),
-                error => answer = error,
+                Err(error) if answer.is_err() => answer = Err(error),
+                Err(_) => {}
             }
         }
     }
-    // `root` and pairs of numbers need no files at all.
-    answer.map(|user| (user.uid, user.gid))
+    answer
 }
 
 /// What could only reach the process as something else is refused.

@@ -76,7 +76,8 @@ fn h18_out_of_memory_is_told() {
     let root = Root::new();
     let hog = "head -c 400000000 /dev/zero | tail -c 300000000";
     // (a) the first process itself
-    let outcome = root.command(&["tail", "-c", "300000000", "/dev/zero"]).memory(64 << 20).run().unwrap();
+    let outcome =
+        root.shell("x=$(head -c 200000000 /dev/zero | tr '\\0' x); exit 0").memory(64 << 20).run().unwrap();
     assert_eq!(outcome.end, End::OutOfMemory(MemoryShortage::Own), "{outcome:?}");
     assert!(outcome.oom_kills >= 1);
     assert!(outcome.peak_memory.is_none_or(|peak| peak > 32 << 20), "{:?}", outcome.peak_memory);

@@ -1,5 +1,6 @@
 //! How a container ended.
 
+use std::fmt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub enum TimeLimit {
 /// Everything about a container that has ended: what [`ContainerBuilder::run`](crate::ContainerBuilder::run) returns.
 ///
 /// A container that never started is not here: that is an [`Error`](crate::Error).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Outcome {
     /// Why it ended.
@@ -90,7 +91,7 @@ impl Outcome {
 }
 
 /// What a container wrote, and its status: what [`ContainerBuilder::output`](crate::ContainerBuilder::output) returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
     /// Why it ended.
@@ -111,5 +112,47 @@ impl From<Outcome> for Output {
     fn from(outcome: Outcome) -> Self {
         let Outcome { end, status, stdout, stderr, stdout_cut, stderr_cut, .. } = outcome;
         Self { end, status, stdout, stderr, stdout_cut, stderr_cut }
+    }
+}
+
+/// The start of what was collected, so that a debug print of a gigabyte is none.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 200;
+        write!(f, "\"{}\"", self.0[..self.0.len().min(MOST)].escape_ascii())?;
+        if self.0.len() > MOST { write!(f, "... ({} bytes)", self.0.len()) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("end", &self.end)
+            .field("stdout", &Shown(&self.stdout))
+            .field("stdout_cut", &self.stdout_cut)
+            .field("stderr", &Shown(&self.stderr))
+            .field("stderr_cut", &self.stderr_cut)
+            .field("wall_time", &self.wall_time)
+            .field("cpu_time", &self.cpu_time)
+            .field("peak_memory", &self.peak_memory)
+            .field("oom_kills", &self.oom_kills)
+            .field("pids_limit_hits", &self.pids_limit_hits)
+            .field("bytes_written", &self.bytes_written)
+            .field("skipped_limits", &self.skipped_limits)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("end", &self.end)
+            .field("stdout", &Shown(&self.stdout))
+            .field("stdout_cut", &self.stdout_cut)
+            .field("stderr", &Shown(&self.stderr))
+            .field("stderr_cut", &self.stderr_cut)
+            .finish()
     }
 }

@@ -101,7 +101,13 @@ fn shortage(memory: &cgroup::MemoryStats) -> Option<MemoryShortage> {
     if memory.oom_kills.unwrap_or(0) == 0 {
         return None;
     }
-    // v2 counts the times its own limit left no way out; v1 only how often it was met at all.
-    let own = memory.oom.or(memory.limit_hits).is_some_and(|hits| hits > 0);
+    // v2 counts the times its own limit left no way out. v1 counts how often it was met, but not if that was the limit on memory
+    // and swap together, so there the highest use tells.
+    let hits = memory.oom.or(memory.limit_hits).is_some_and(|hits| hits > 0);
+    let reached = match (memory.peak, memory.max) {
+        (Some(peak), Some(cgroup::Max::At(limit))) => peak + (64 << 10) >= limit,
+        _ => false,
+    };
+    let own = hits || reached;
     Some(if own { MemoryShortage::Own } else { MemoryShortage::Ancestor })
 }
