@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use crate::Result;
+use crate::{Error, Result};
 
 use super::directory::{self, Dirent};
 use super::format::{BLOCK, Inode, Layout, ROOT, SLOT, Superblock, encode_xattrs, kind_fields};
 use super::output::block_number;
 use super::writer::too_many_links;
-use super::{Kind, Metadata, Nid, Tree, Writer};
+use super::{Kind, Nid, Tree, Writer};
 
 /// The entries `.` and `..`, which are sorted in among the others.
 const SELF: u32 = u32::MAX;
@@ -31,11 +31,17 @@ struct Directory {
     parent: usize,
     /// Its entries in the list of all entries, sorted.
     entries: Range<usize>,
-    links: u32,
+    placed: Placed,
+}
+
+/// Where something is going to be.
+#[derive(Clone, Copy, Debug, Default)]
+struct Placed {
     layout: Layout,
     place: u64,
     /// The first of its own blocks, if it has some.
     data: u64,
+    links: u32,
 }
 
 /// Gives out places in rising order.
@@ -76,8 +82,8 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Error::UnsupportedLayer`](crate::Error::UnsupportedLayer) for what EROFS does not have,
-    /// [`Error::Io`](crate::Error::Io).
+    /// [`Error::UnsupportedLayer`] for what EROFS does not have,
+    /// [`Error::Io`].
     pub(crate) fn finish(mut self, tree: &impl Tree) -> Result<()> {
         self.put_shelf()?;
         self.output.align()?;
@@ -142,7 +148,7 @@ impl Writer {
             place = cursor.item(head + layout.inline);
         } else if head > room {
             let what = "more than 2880 bytes of extended attributes of the root in an EROFS image".to_owned();
-            return Err(crate::Error::UnsupportedLayer { what });
+            return Err(Error::UnsupportedLayer { what });
         }
         let data = cursor.blocks(layout.blocks());
         let mut links = 2;
@@ -172,7 +178,7 @@ impl Writer {
         }
         plan.inodes[tree.inode(entry) as usize] = Known { nid: place / SLOT, links };
         let directory = &mut plan.directories[at];
-        *directory = Directory { entries, links, layout, place, data, ..*directory };
+        (directory.entries, directory.placed) = (entries, Placed { layout, place, data, links });
         Ok(())
     }
 
@@ -181,7 +187,7 @@ impl Writer {
         let size = if let Kind::Symlink(target) = kind { target.len() as u64 } else { 0 };
         if size >= BLOCK {
             let what = format!("symlink to a target of {size} bytes");
-            return Err(crate::Error::UnsupportedLayer { what });
+            return Err(Error::UnsupportedLayer { what });
         }
         let head = Inode::len(self.short(&tree.metadata(entry), size))
             + encode_xattrs(&tree.xattrs(entry))?.len() as u64;
@@ -190,15 +196,15 @@ impl Writer {
 
     /// The second pass: one directory and what is in it, except for files and other directories.
     fn directory(&mut self, tree: &impl Tree, plan: &Plan, at: usize, first: &mut [u8]) -> Result<()> {
-        let Directory { entry, parent, links, layout, place, data, .. } = plan.directories[at];
-        let entries = &plan.entries[plan.directories[at].entries.clone()];
-        let head = self.head(tree, entry, Kind::Directory, layout, place, data, links)?;
-        let mut inline = head;
+        let Directory { entry, parent, ref entries, placed } = plan.directories[at];
+        let Placed { layout, place, data, .. } = placed;
+        let entries = &plan.entries[entries.clone()];
+        let mut inline = self.head(tree, entry, Kind::Directory, placed)?;
         let nid_of = |child| plan.inodes[tree.inode(child) as usize].nid;
         let dirents = entries.iter().map(|&child| {
             let (nid, kind) = match child {
                 SELF => (place / SLOT, Kind::Directory),
-                PARENT => (plan.directories[parent].place / SLOT, Kind::Directory),
+                PARENT => (plan.directories[parent].placed.place / SLOT, Kind::Directory),
                 _ => (nid_of(child), tree.kind(child)),
             };
             Ok(Dirent { name: name(tree, child), nid, file_type: kind_fields(kind)?.1 })
@@ -232,7 +238,7 @@ impl Writer {
                 let (len, layout) = self.special(tree, child, kind)?;
                 let place = nid * SLOT;
                 let data = (place + len + layout.inline).next_multiple_of(BLOCK);
-                let head = self.head(tree, child, kind, layout, place, data, links)?;
+                let head = self.head(tree, child, kind, Placed { layout, place, data, links })?;
                 self.seek(place)?;
                 self.output.append(&head)?;
                 if let Kind::Symlink(target) = kind {
@@ -247,18 +253,9 @@ impl Writer {
     }
 
     /// Inode and extended attributes.
-    #[allow(clippy::too_many_arguments)]
-    fn head(
-        &mut self,
-        tree: &impl Tree,
-        entry: u32,
-        kind: Kind<'_>,
-        layout: Layout,
-        place: u64,
-        data: u64,
-        links: u32,
-    ) -> Result<Vec<u8>> {
-        let metadata: Metadata = tree.metadata(entry);
+    fn head(&mut self, tree: &impl Tree, entry: u32, kind: Kind<'_>, placed: Placed) -> Result<Vec<u8>> {
+        let Placed { layout, place, data, links } = placed;
+        let metadata = tree.metadata(entry);
         let xattrs = encode_xattrs(&tree.xattrs(entry))?;
         let short = self.short(&metadata, layout.size);
         if short && links > u32::from(u16::MAX) {
@@ -280,7 +277,7 @@ impl Writer {
 
 impl Directory {
     fn new(entry: u32, parent: usize) -> Directory {
-        Directory { entry, parent, entries: 0..0, links: 0, layout: Layout::default(), place: 0, data: 0 }
+        Directory { entry, parent, entries: 0..0, placed: Placed::default() }
     }
 }
 

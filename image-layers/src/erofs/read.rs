@@ -60,11 +60,6 @@ impl Content {
             at: 0,
         })
     }
-
-    /// Bytes of the file.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
 }
 
 impl Read for Content {
