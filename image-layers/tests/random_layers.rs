@@ -13,7 +13,8 @@ use std::path::Path;
 use fixture::mount::{Mounted, in_mount_namespace};
 use fixture::*;
 use image_layers::{
-    Error, ImportOptions, Reference, SnapshotKind, Source, Store, StoreOptions, UnpackOptions, probe_snapshots,
+    Error, ImportOptions, Reference, SnapshotKind, Source, Store, StoreOptions, UnpackOptions,
+    probe_snapshots,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -57,7 +58,8 @@ fn plain_change() -> impl Strategy<Value = Change> {
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
-    let target = prop_oneof![path(), path().prop_map(|p| format!("/{p}")), path().prop_map(|p| format!("../{p}"))];
+    let target =
+        prop_oneof![path(), path().prop_map(|p| format!("/{p}")), path().prop_map(|p| format!("../{p}"))];
     prop_oneof![
         6 => plain_change(),
         2 => (path(), target).prop_map(|(path, target)| Change::Symlink(path, target)),
@@ -106,7 +108,7 @@ type Facts = BTreeMap<String, (char, u32, Vec<u8>, String)>;
 
 fn facts(root: &Path) -> Facts {
     let mut first_name: BTreeMap<(u64, u64), String> = BTreeMap::new();
-    let mut paths = fixture::expect::walk(root);
+    let mut paths = expect::walk(root);
     paths.sort();
     let describe = |path: std::path::PathBuf| {
         let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
@@ -145,7 +147,9 @@ fn model(layers: &[Vec<Change>]) -> BTreeMap<String, (char, u32, Vec<u8>)> {
         // A whiteout or opaque marker alone makes no directory; an entry makes all above it.
         for change in layer {
             let (path, node) = match change {
-                Change::File(path, byte) => (path, ('f', 0o644, vec![*byte; 1 + usize::from(*byte) % 5 * 200])),
+                Change::File(path, byte) => {
+                    (path, ('f', 0o644, vec![*byte; 1 + usize::from(*byte) % 5 * 200]))
+                }
                 Change::Directory(path, mode) => (path, ('d', *mode, Vec::new())),
                 _ => continue,
             };
@@ -230,19 +234,31 @@ fn check(layers: &[Vec<Change>], may_mount: bool, modelled: bool) -> Result<(), 
         match (first, seen) {
             (Ok(first), Ok(seen)) => {
                 // Names of one inode in different layers may be copies.
-                let without = |facts: &Facts| facts.iter().map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone()))).collect::<Vec<_>>();
+                let without = |facts: &Facts| {
+                    facts.iter().map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone()))).collect::<Vec<_>>()
+                };
                 prop_assert_eq!(without(first), without(seen), "{} differs from directory", backend);
             }
             (Err(first), Err(seen)) => prop_assert_eq!(first.class(), seen.class(), "{}", backend),
-            _ => prop_assert!(false, "{}: {:?}, directory: {:?}", backend, seen.as_ref().err(), first.as_ref().err()),
+            _ => prop_assert!(
+                false,
+                "{}: {:?}, directory: {:?}",
+                backend,
+                seen.as_ref().err(),
+                first.as_ref().err()
+            ),
         }
     }
     if modelled {
         let seen = first.as_ref().map_err(|e| TestCaseError::fail(e.to_string()))?;
-        let seen: BTreeMap<_, _> =
-            seen.iter().filter(|(name, _)| !name.is_empty()).map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone()))).collect();
+        let seen: BTreeMap<_, _> = seen
+            .iter()
+            .filter(|(name, _)| !name.is_empty())
+            .map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone())))
+            .collect();
         prop_assert_eq!(seen, model(layers));
-        let turned: Vec<_> = layers.iter().map(|layer| tar(&layer.iter().rev().cloned().collect::<Vec<_>>())).collect();
+        let turned: Vec<_> =
+            layers.iter().map(|layer| tar(&layer.iter().rev().cloned().collect::<Vec<_>>())).collect();
         let dir = scratch.path().join("turned");
         let input = image(&scratch.path().join("turned-image"), &turned);
         Source::open(&input, &options()).unwrap().image(&options()).unwrap().unpack(&dir).unwrap();
@@ -251,7 +267,10 @@ fn check(layers: &[Vec<Change>], may_mount: bool, modelled: bool) -> Result<(), 
     Ok(())
 }
 
+/// `RANDOM_LAYERS` multiplies the number of cases, for a longer search.
 fn runner(cases: u32) -> TestRunner {
+    let times = std::env::var("RANDOM_LAYERS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let cases = cases.saturating_mul(times);
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 
@@ -298,7 +317,10 @@ fn act(root: &Path, change: &Change) {
         true
     };
     let name = match change {
-        Change::File(path, _) | Change::Directory(path, _) | Change::Whiteout(path) | Change::Opaque(path) => path,
+        Change::File(path, _)
+        | Change::Directory(path, _)
+        | Change::Whiteout(path)
+        | Change::Opaque(path) => path,
         Change::Symlink(path, _) | Change::HardLink(path, _) => path,
     };
     if !in_directory(name) {
@@ -323,7 +345,10 @@ fn act(root: &Path, change: &Change) {
             std::os::unix::fs::symlink(target, at(path)).unwrap();
         }
         Change::HardLink(path, target) => {
-            if path != target && in_directory(target) && fs::symlink_metadata(at(target)).is_ok_and(|m| m.is_file()) {
+            if path != target
+                && in_directory(target)
+                && fs::symlink_metadata(at(target)).is_ok_and(|m| m.is_file())
+            {
                 if !Path::new(target).starts_with(path) {
                     clear(path);
                 }
@@ -338,7 +363,11 @@ fn act(root: &Path, change: &Change) {
     }
 }
 
-fn commit_comes_back(layers: &[Vec<Change>], changes: &[Change], may_mount: bool) -> Result<(), TestCaseError> {
+fn commit_comes_back(
+    layers: &[Vec<Change>],
+    changes: &[Change],
+    may_mount: bool,
+) -> Result<(), TestCaseError> {
     let scratch = scratch();
     let tars: Vec<_> = layers.iter().map(|layer| tar(layer)).collect();
     let input = image(scratch.path(), &tars);
@@ -356,11 +385,13 @@ fn commit_comes_back(layers: &[Vec<Change>], changes: &[Change], may_mount: bool
         }
         let wanted = facts(mounted.root());
         drop(mounted);
-        let committed = layer.commit(&Default::default()).unwrap();
+        let committed = layer.commit(None).unwrap();
         let again = store.prepare(&committed, "again").unwrap();
         let mounted = Mounted::new(again.mount(), &fresh(&place, "again")).unwrap();
         let seen = facts(mounted.root());
-        let without = |facts: &Facts| facts.iter().map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone()))).collect::<Vec<_>>();
+        let without = |facts: &Facts| {
+            facts.iter().map(|(k, v)| (k.clone(), (v.0, v.1, v.2.clone()))).collect::<Vec<_>>()
+        };
         prop_assert_eq!(without(&wanted), without(&seen), "{}", probe.kind);
         drop(mounted);
     }
@@ -371,10 +402,10 @@ fn commit_comes_back(layers: &[Vec<Change>], changes: &[Change], may_mount: bool
 fn what_was_committed_comes_back() {
     let layer = prop::collection::vec(plain_change(), 1..12).prop_map(orderly);
     let layers = prop::collection::vec(layer, 1..3);
-    let changes = prop::collection::vec(any_change(), 0..12);
+    let strategy = (layers, prop::collection::vec(any_change(), 0..12));
     run(|may_mount| {
         runner(60)
-            .run(&(layers.clone(), changes.clone()), |(layers, changes)| commit_comes_back(&layers, &changes, may_mount))
+            .run(&strategy, |(layers, changes)| commit_comes_back(&layers, &changes, may_mount))
             .unwrap();
     });
 }

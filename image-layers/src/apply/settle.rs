@@ -34,11 +34,21 @@ pub(crate) fn settle(own: &mut Tree, below: &Merged, sink: &mut impl Sink) -> Re
             }
             Visit::Leave(id) => {
                 stack.leave();
-                // Only whiteouts that hide nothing were in it, or all that was in it went elsewhere.
                 let node = own.node(id);
-                let needed = node.has(flags::EXPLICIT | flags::HIDES) || own.first_child(id).is_some();
-                if !needed && id != NodeId::ROOT {
-                    sink.remove(own, id)?;
+                if id == NodeId::ROOT || node.has(flags::EXPLICIT) || own.first_child(id).is_some() {
+                    continue;
+                }
+                // Only markers were in it, or all that was in it went elsewhere; that makes no directory.
+                let (fresh, opaque) = (node.has(flags::FRESH), node.has(flags::OPAQUE));
+                let lower = counterpart(own, id, below).map(|lower| below.tree.node(lower).kind);
+                if opaque && !fresh && lower == Some(NodeKind::Directory) {
+                    continue;
+                }
+                sink.remove(own, id)?;
+                if fresh && lower.is_some() {
+                    let node = own.node_mut(id);
+                    (node.kind, node.flags) = (NodeKind::Whiteout, 0);
+                } else {
                     own.remove(id);
                 }
             }
