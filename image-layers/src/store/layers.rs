@@ -1,7 +1,6 @@
 //! Writable layers: what a container changes, over the snapshots of an image that nobody changes.
 
 use std::fs::{self, File};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -13,7 +12,7 @@ use crate::snapshot::{self, SnapshotKind};
 use crate::{Digest, Error, Image, Result, RootfsMount, UnpackOptions};
 
 use super::lease::{Lease, Root, Trash};
-use super::{Store, lock, names_in, sync_directory, write_file};
+use super::{Store, lock, names_in};
 
 /// `layer.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,30 +67,58 @@ impl Store {
     /// As [`prepare`](Store::prepare); [`Error::LimitExceeded`], [`Error::Cancelled`].
     pub fn prepare_with(&self, image: &Image, key: &str, options: &UnpackOptions) -> Result<WritableLayer> {
         let place = self.layer_path(key)?;
-        if place.exists() {
-            return Err(Error::KeyExists { key: key.to_owned() });
+        if let Some(layer) = self.make_layer(image, key, &place)? {
+            return Ok(layer);
         }
         let lease = self.lease()?;
-        let chain = self.unpack_under(&lease, image, &options.control)?;
-        let scratch = lease.fresh_directory()?;
-        let data = scratch.join("data");
-        fs::DirBuilder::new().mode(0o755).create(&data).map_err(Error::io("create", &data))?;
-        check_depth(&snapshot::snapshotter(self.backend()).prepare(&chain, &data)?)?;
+        self.unpack_under(&lease, image, &options.control)?;
+        // The lease keeps them.
+        self.make_layer(image, key, &place)?.ok_or_else(|| Error::BlobNotFound {
+            digest: image.digest().clone(),
+            path: self.path().to_owned(),
+        })
+    }
+
+    /// Makes a writable layer over snapshots that are there; `None` when one is missing.
+    ///
+    /// Nothing here waits for the disk, since containers should start quickly and what they write is not waited for either. A
+    /// layer that was made right before the machine crashed may be unreadable afterwards, and is dropped then.
+    fn make_layer(&self, image: &Image, key: &str, place: &Path) -> Result<Option<WritableLayer>> {
+        // Neither the snapshots nor the unfinished layer, which nobody has locked yet, can be collected meanwhile.
+        let _guard = self.lock_shared()?;
+        let chain_ids = image.config().chain_ids();
+        let chain = self.chain_paths(&chain_ids);
+        let exists = || Error::KeyExists { key: key.to_owned() };
+        if place.exists() {
+            return Err(exists());
+        }
+        if !chain.iter().all(|path| path.exists()) {
+            return Ok(None);
+        }
+        let rest = Trash::new(self);
+        let scratch = rest.fresh_directory()?;
+        let lock = File::open(&scratch).map_err(Error::io("open", &scratch))?;
+        lock::try_shared(&lock).map_err(Error::io("lock", &scratch))?;
+        super::make_directory(&scratch.join("data"))?;
+        let backend = snapshot::snapshotter(self.backend());
+        check_depth(&backend.prepare(&chain, &scratch.join("data"))?)?;
         let document = LayerDocument {
             image: image.digest().clone(),
-            chain_ids: image.config().chain_ids(),
+            chain_ids: chain_ids.clone(),
             backend: self.backend().to_string(),
         };
+        let path = scratch.join("layer.json");
         let bytes = serde_json::to_vec(&document)
             .map_err(|e| Error::InvalidDocument { what: format!("layer {key}"), reason: e.to_string() })?;
-        write_file(&scratch.join("layer.json"), &bytes)?;
-        match renameat_with(CWD, &scratch, CWD, &place, RenameFlags::NOREPLACE) {
+        fs::write(&path, bytes).map_err(Error::io("write", &path))?;
+        match renameat_with(CWD, &scratch, CWD, place, RenameFlags::NOREPLACE) {
             Ok(()) => {}
-            Err(Errno::EXIST) => return Err(Error::KeyExists { key: key.to_owned() }),
-            Err(e) => return Err(Error::io("rename", &place)(e)),
+            Err(Errno::EXIST) => return Err(exists()),
+            Err(e) => return Err(Error::io("rename", place)(e)),
         }
-        sync_directory(&self.path().join("layers"))?;
-        self.layer(key)
+        let mount = backend.mount(&chain, &place.join("data"))?;
+        let (store, key, image) = (self.clone(), key.to_owned(), image.digest().clone());
+        Ok(Some(WritableLayer { store, key, image, chain_ids, mount, lock }))
     }
 
     /// Opens the writable layer `key` again.
@@ -242,4 +269,15 @@ fn check_depth(mount: &RootfsMount) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Drops layers that a crash of the machine left unreadable. Under the exclusive lock, once for each boot.
+pub(super) fn discard_broken(store: &Store, trash: &Trash) -> Result<()> {
+    for key in store.layers()? {
+        let path = store.layer_path(&key)?;
+        if let Err(Error::InvalidDocument { .. }) = LayerDocument::read(&path) {
+            trash.discard(&path)?;
+        }
+    }
+    Ok(())
 }

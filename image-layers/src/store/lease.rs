@@ -154,6 +154,15 @@ impl Trash {
         Trash { leases: store.path().join("leases"), taken: Mutex::default() }
     }
 
+    /// A fresh directory, deleted in the end unless it is moved to its place. To be used under the lock only: nothing tells
+    /// it from what a dead owner left.
+    pub(super) fn fresh_directory(&self) -> Result<PathBuf> {
+        let path = self.leases.join(unique_name());
+        fs::DirBuilder::new().mode(0o755).create(&path).map_err(Error::io("create", &path))?;
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        Ok(path)
+    }
+
     /// Takes a file or tree away from its place, as a whole.
     pub(super) fn discard(&self, path: &Path) -> Result<()> {
         let place = self.leases.join(unique_name());

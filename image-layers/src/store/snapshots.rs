@@ -9,6 +9,7 @@ use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob};
 use crate::{Digest, Error, Image, Result, UnpackOptions};
 
+use super::layers::discard_broken;
 use super::lease::{Lease, Root, Trash};
 use super::{Store, lock, names_in, sync_directory, write_file};
 
@@ -213,6 +214,7 @@ pub(super) fn discard_unsynced(store: &Store, trash: &Trash) -> Result<()> {
     for (snapshot, _) in store.unsynced(|written| written != boot)? {
         trash.discard(&snapshot)?;
     }
+    discard_broken(store, trash)?;
     // On a full disk it is done again next time.
     let _ = write_file(&path, boot.as_bytes());
     Ok(())
