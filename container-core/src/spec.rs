@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id_map::IdMapping;
 use crate::mount::{self, Mount};
 use crate::namespace::{Namespace, NamespaceKind};
-use crate::plan::{Extras, Facts, LowerLayer, Rootfs};
+use crate::plan::{Extras, Facts, LowerLayer, Rootfs, UpperLayer};
 use crate::{capability, seccomp, state, user};
 
 /// The `PATH` of a container whose image sets none.
@@ -104,6 +104,9 @@ impl ContainerBuilder {
         extras: &mut Extras,
     ) -> Result<Spec> {
         let (image, root) = self.root(rootfs, extras)?;
+        if let Some(size) = self.memory_layer() {
+            layer_in_memory(size, facts.privileged, &root, extras);
+        }
         let own_user_namespace = match self.namespace_of(NamespaceKind::User) {
             Some(Namespace::New) => true,
             Some(_) => false,
@@ -406,6 +409,24 @@ impl ContainerBuilder {
     }
 }
 
+/// Puts a layer in memory over the root, whatever that is.
+fn layer_in_memory(size: u64, privileged: bool, root: &SpecRoot, extras: &mut Extras) {
+    let memory = Some(UpperLayer::Memory { size });
+    let directory = |path: &Path| Rootfs::Overlay {
+        lower: vec![LowerLayer::Directory(path.to_owned())],
+        upper: memory.clone(),
+        userxattr: !privileged,
+        volatile: false,
+    };
+    extras.rootfs = Some(match extras.rootfs.take() {
+        None => directory(root.path()),
+        Some(Rootfs::Directory { source, .. }) => directory(&source),
+        Some(Rootfs::Overlay { lower, userxattr, .. }) => {
+            Rootfs::Overlay { lower, upper: memory, userxattr, volatile: false }
+        }
+    });
+}
+
 /// The numbers of a user who may be given by name, before the root file system is mounted.
 fn lookup(wanted: &str, rootfs: Option<&Rootfs>, root: &SpecRoot) -> Result<(u32, u32)> {
     let directories: Vec<PathBuf> = match rootfs {
@@ -416,7 +437,11 @@ fn lookup(wanted: &str, rootfs: Option<&Rootfs>, root: &SpecRoot) -> Result<(u32
                 LowerLayer::Directory(path) => Some(path.clone()),
                 LowerLayer::Erofs(_) => None,
             });
-            upper.iter().map(|(upper, _)| upper.clone()).chain(lower).collect()
+            let upper = upper.iter().filter_map(|upper| match upper {
+                UpperLayer::Directories { upper, .. } => Some(upper.clone()),
+                UpperLayer::Memory { .. } => None,
+            });
+            upper.chain(lower).collect()
         }
     };
     if wanted.is_empty() {

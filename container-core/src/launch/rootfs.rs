@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use crate::plan::operation::{Device, EMPTY, Layer, NULL, NewMount, Operation, Overlay, ROOT, Target};
+use crate::plan::operation::{Device, EMPTY, Layer, NULL, NewMount, Operation, Overlay, ROOT, Target, Upper};
 use crate::sys::mount::MountAttr;
 use crate::sys::raw::{Errno, Sys};
 use crate::sys::{fd, mount};
@@ -185,32 +185,67 @@ fn overlay_mount(overlay: &Overlay) -> Result<i32, Failure> {
     made
 }
 
+/// Overlay takes no more lower layers than this.
+const MOST_LAYERS: usize = 500;
+
+/// Descriptors of what an overlay is made of: a detached mount is there only as long as something refers to it, and overlay
+/// does so only once it is created.
+struct Opened {
+    fds: [i32; MOST_LAYERS + 4],
+    count: usize,
+}
+
+impl Opened {
+    fn keep(&mut self, fd: i32) -> Sys<i32> {
+        match self.fds.get_mut(self.count) {
+            Some(place) => {
+                *place = fd;
+                self.count += 1;
+                Ok(fd)
+            }
+            None => {
+                fd::close(fd);
+                Err(Errno(libc::EINVAL))
+            }
+        }
+    }
+}
+
 fn overlay_layers(filesystem: i32, overlay: &Overlay) -> Result<i32, Failure> {
+    let mut opened = Opened { fds: [-1; MOST_LAYERS + 4], count: 0 };
+    let made = overlay_create(filesystem, overlay, &mut opened);
+    for fd in opened.fds.iter().take(opened.count) {
+        fd::close(*fd);
+    }
+    made
+}
+
+fn overlay_create(filesystem: i32, overlay: &Overlay, opened: &mut Opened) -> Result<i32, Failure> {
+    let directory = |at: i32, path: &CStr| fd::openat(at, path, libc::O_PATH | libc::O_DIRECTORY, 0);
     for (index, layer) in overlay.lower.iter().enumerate() {
         let failed = |errno: Errno| Failure { errno: errno.0, detail: OPTION + index as u32 };
-        let (opened, path) = match layer {
-            Layer::Directory(path) => {
-                (fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(failed)?, Some(path))
-            }
+        let (layer, path) = match layer {
+            Layer::Directory(path) => (directory(fd::CWD, path).map_err(failed)?, Some(path)),
             Layer::Erofs(file) => (erofs(file).map_err(failed)?, None),
         };
-        let mut result = mount::fs_set_fd(filesystem, c"lowerdir+", opened);
-        // By descriptor since Linux 6.13, by path since 6.5.
-        if let (Err(Errno(libc::EINVAL)), Some(path)) = (result, path) {
-            result = mount::fs_set(filesystem, c"lowerdir+", Some(path));
-        }
-        fd::close(opened);
-        result.map_err(failed)?;
+        let layer = opened.keep(layer).map_err(failed)?;
+        set_layer(filesystem, c"lowerdir+", layer, path.map(|path| path.as_c_str())).map_err(failed)?;
     }
-    if let Some((upper, work)) = &overlay.upper {
-        for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
-            let opened = fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-            let mut result = mount::fs_set_fd(filesystem, key, opened);
-            if let Err(Errno(libc::EINVAL)) = result {
-                result = mount::fs_set(filesystem, key, Some(path));
+    match &overlay.upper {
+        None => {}
+        Some(Upper::Directories { upper, work }) => {
+            for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
+                let layer = opened.keep(directory(fd::CWD, path)?)?;
+                set_layer(filesystem, key, layer, Some(path))?;
             }
-            fd::close(opened);
-            result?;
+        }
+        Some(Upper::Memory { size }) => {
+            let memory = opened.keep(memory(size)?)?;
+            for (key, name) in [(c"upperdir", c"upper"), (c"workdir", c"work")] {
+                fd::mkdirat(memory, name, 0o755)?;
+                let layer = opened.keep(directory(memory, name)?)?;
+                set_layer(filesystem, key, layer, None)?;
+            }
         }
     }
     if overlay.userxattr {
@@ -220,6 +255,28 @@ fn overlay_layers(filesystem: i32, overlay: &Overlay) -> Result<i32, Failure> {
         mount::fs_set(filesystem, c"volatile", None)?;
     }
     Ok(mount::fs_create(filesystem, overlay.attributes)?)
+}
+
+/// By descriptor since Linux 6.13, by path before: its own (lower layers: since 6.5), or the descriptor's.
+fn set_layer(filesystem: i32, key: &CStr, layer: i32, path: Option<&CStr>) -> Sys<()> {
+    match (mount::fs_set_fd(filesystem, key, layer), path) {
+        (Err(Errno(libc::EINVAL)), Some(path)) => mount::fs_set(filesystem, key, Some(path)),
+        (Err(Errno(libc::EINVAL)), None) => {
+            let mut name = [0u8; 32];
+            mount::fs_set(filesystem, key, Some(descriptor_path(layer, &mut name)))
+        }
+        (result, _) => result,
+    }
+}
+
+/// A file system in memory of a limited size, not attached anywhere.
+fn memory(size: &CStr) -> Sys<i32> {
+    let filesystem = mount::fs_open(c"tmpfs")?;
+    let made = mount::fs_set(filesystem, c"size", Some(size))
+        .and_then(|()| mount::fs_set(filesystem, c"mode", Some(c"755")))
+        .and_then(|()| mount::fs_create(filesystem, 0));
+    fd::close(filesystem);
+    made
 }
 
 /// A file system in a file, by a descriptor: an option's value has 255 bytes at most, a path may have more.

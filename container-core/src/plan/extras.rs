@@ -70,12 +70,29 @@ pub enum Rootfs {
     Overlay {
         /// Read-only layers, the top one first. At least one.
         lower: Vec<LowerLayer>,
-        /// Takes the changes, with the work directory on the same file system. `None`: read-only.
-        upper: Option<(PathBuf, PathBuf)>,
+        /// Takes the changes. `None`: read-only.
+        upper: Option<UpperLayer>,
         /// Overlay keeps its own attributes in `user.overlay.*`: for ordinary users.
         userxattr: bool,
         /// No sync to disk: for containers whose changes are thrown away.
         volatile: bool,
+    },
+}
+
+/// The layer of an overlay that takes the changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpperLayer {
+    /// A directory, and overlay's work directory on the same file system.
+    Directories {
+        /// Where the changes go.
+        upper: PathBuf,
+        /// For overlay itself; empty.
+        work: PathBuf,
+    },
+    /// A file system in memory that is gone with the container (Linux 6.15).
+    Memory {
+        /// The most bytes it holds; beyond it writes fail with ENOSPC.
+        size: u64,
     },
 }
 
@@ -99,7 +116,7 @@ impl TryFrom<image_layers::RootfsMount> for Rootfs {
             }
             image_layers::RootfsMount::Overlay { lower, upper, work, userxattr, volatile } => Self::Overlay {
                 lower: lower.into_iter().map(LowerLayer::try_from).collect::<crate::Result<_>>()?,
-                upper: upper.zip(work),
+                upper: upper.zip(work).map(|(upper, work)| UpperLayer::Directories { upper, work }),
                 userxattr,
                 volatile,
             },

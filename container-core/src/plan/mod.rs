@@ -21,7 +21,7 @@ mod services;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-pub use extras::{Extras, LowerLayer, Rootfs};
+pub use extras::{Extras, LowerLayer, Rootfs, UpperLayer};
 pub use facts::Facts;
 pub(crate) use namespaces::{Maps, Namespaces};
 use oci_spec::runtime::{LinuxResources, Spec};

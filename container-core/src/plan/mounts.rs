@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Mount, Spec};
 
 use super::namespaces::{CGROUP, MOUNT, Namespaces, USER};
-use super::operation::{FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target};
-use super::{Extras, Facts, LowerLayer, Maps, Rootfs, c_string, rootfs};
+use super::operation::{FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target, Upper};
+use super::{Extras, Facts, LowerLayer, Maps, Rootfs, c_string, rootfs, UpperLayer};
 use crate::error::{Error, Result};
 use crate::id_map::IdMapping;
 use crate::mount_options::{MountOptions, Propagation, Scope, attr};
@@ -52,7 +52,15 @@ impl Mounts<'_> {
                 });
                 let overlay = Overlay {
                     lower: lower.collect::<Result<_>>()?,
-                    upper: upper.as_ref().map(|(upper, work)| Ok((path(upper)?, path(work)?))).transpose()?,
+                    upper: match upper {
+                        None => None,
+                        Some(UpperLayer::Directories { upper, work }) => {
+                            Some(Upper::Directories { upper: path(upper)?, work: path(work)? })
+                        }
+                        Some(UpperLayer::Memory { size }) => {
+                            Some(Upper::Memory { size: c_string("size of the writable layer", size.to_string())? })
+                        }
+                    },
                     userxattr: *userxattr,
                     volatile: *volatile,
                     attributes: 0,

@@ -72,10 +72,18 @@ pub(crate) enum Layer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Overlay {
     pub(crate) lower: Vec<Layer>,
-    pub(crate) upper: Option<(CString, CString)>,
+    pub(crate) upper: Option<Upper>,
     pub(crate) userxattr: bool,
     pub(crate) volatile: bool,
     pub(crate) attributes: u64,
+}
+
+/// What takes the changes of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Upper {
+    Directories { upper: CString, work: CString },
+    /// A tmpfs with this option for its size.
+    Memory { size: CString },
 }
 
 /// Which kernel object a node in `/dev` is.
@@ -542,7 +550,8 @@ impl Overlay {
             })
             .collect();
         let upper = match &self.upper {
-            Some((upper, _)) => format!(", changes to {}", upper.to_string_lossy()),
+            Some(Upper::Directories { upper, .. }) => format!(", changes to {}", upper.to_string_lossy()),
+            Some(Upper::Memory { size }) => format!(", changes to {} bytes of memory", size.to_string_lossy()),
             None => ", read-only".into(),
         };
         format!("{}{upper}{}", lower.join(":"), if self.volatile { " (volatile)" } else { "" })
