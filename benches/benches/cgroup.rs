@@ -2,8 +2,9 @@
 //! it. With `--features peers` the crates `cgroups-rs` and `libcgroups` do the same in the same run.
 //!
 //! Starting and reaping the process is left out of the time. Needs root or a delegated cgroup; says so and measures nothing
-//! otherwise. `cargo bench -p benches --features peers --bench cgroup`; with `CGROUP_BENCH_ONCE=ours|cgroups-rs|libcgroups` it
-//! does the work 100 times and nothing else, for `strace -c`.
+//! otherwise. `cargo bench -p benches --features peers --bench cgroup`; with
+//! `CGROUP_BENCH_ONCE=birth|ours|cgroups-rs|cgroups-rs-cheapest|libcgroups` it does the work 100 times and nothing else, for
+//! `strace -c` (and with `CGROUP_BENCH_PAUSE` after a pause each time).
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
 
 use std::hint::black_box;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Hierarchy, Limits};
-use criterion::{Criterion, criterion_group};
+use criterion::{Criterion, SamplingMode, criterion_group};
 
 const MEMORY: u64 = 64 << 20;
 const TASKS: u64 = 100;
@@ -67,7 +68,11 @@ mod peers {
     use super::{Contender, MEMORY, TASKS, name};
     use std::hint::black_box;
 
-    pub(crate) struct CgroupsRs;
+    /// As its documentation shows it, in every hierarchy, or in its cheapest form: only in those that are needed.
+    pub(crate) enum CgroupsRs {
+        Documented,
+        Cheapest,
+    }
 
     impl Contender for CgroupsRs {
         type Group = cgroups_rs::fs::Cgroup;
@@ -77,10 +82,12 @@ mod peers {
                 Controller, cgroup_builder::CgroupBuilder, cpu::CpuController, cpuacct::CpuAcctController,
                 hierarchies, memory::MemController, pid::PidController,
             };
-            // Its cheapest form: only the hierarchies that are needed.
-            let controllers = ["cpu", "cpuacct", "memory", "pids"].map(str::to_owned).to_vec();
-            let group = CgroupBuilder::new(&name())
-                .set_specified_controllers(controllers)
+            let mut builder = CgroupBuilder::new(&name());
+            if let Self::Cheapest = self {
+                let controllers = ["cpu", "cpuacct", "memory", "pids"].map(str::to_owned).to_vec();
+                builder = builder.set_specified_controllers(controllers);
+            }
+            let group = builder
                 .memory()
                 .memory_hard_limit(MEMORY as i64)
                 .done()
@@ -157,10 +164,15 @@ mod peers {
     }
 }
 
-fn cycle<C: Contender>(contender: &C, count: u64) -> Duration {
+/// How long nothing happens before each repetition. In a burst the kernel's lock for moving processes stays hot; after a pause it
+/// costs an RCU grace period, and containers mostly start after a pause.
+const PAUSE: Duration = Duration::from_millis(30);
+
+fn cycle<C: Contender>(contender: &C, count: u64, pause: Duration) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..count {
         let child = sleeper();
+        std::thread::sleep(pause);
         let start = Instant::now();
         let group = contender.enter(child.id());
         total += start.elapsed();
@@ -174,7 +186,7 @@ fn cycle<C: Contender>(contender: &C, count: u64) -> Duration {
 
 /// The same, with a thread of this program entering the v1 hierarchies as a child does between clone and exec: by writing `0`
 /// to the open `tasks` files. On v2 the child is born inside (CLONE_INTO_CGROUP), which costs nothing that could be timed here.
-fn at_birth(ours: &Ours, count: u64) -> Duration {
+fn at_birth(ours: &Ours, count: u64, pause: Duration) -> Duration {
     let own: Vec<_> = ours
         .0
         .mounts()
@@ -185,6 +197,7 @@ fn at_birth(ours: &Ours, count: u64) -> Duration {
         .collect();
     let mut total = Duration::ZERO;
     for _ in 0..count {
+        std::thread::sleep(pause);
         let start = Instant::now();
         let group = Cgroup::create_with(&ours.0, &CgroupPath::new(name()).unwrap(), wanted()).unwrap();
         group.apply(&Limits::new().memory(MEMORY).cpus(0.5).pids(TASKS)).unwrap();
@@ -213,40 +226,59 @@ fn ready() -> Option<Ours> {
     tried.inspect_err(|error| println!("SKIPPED: {error}: {:?}", std::error::Error::source(error))).ok()
 }
 
-fn whole(criterion: &mut Criterion) {
+fn compare(criterion: &mut Criterion, name: &str, pause: Duration) {
     let Some(ours) = ready() else { return };
-    let mut group = criterion.benchmark_group("cgroup");
-    group.sample_size(20).measurement_time(Duration::from_secs(8));
+    let mut group = criterion.benchmark_group(name);
+    group.sample_size(20).measurement_time(Duration::from_secs(4));
+    if !pause.is_zero() {
+        // Pauses are not measured, but take their time.
+        group.sample_size(10).sampling_mode(SamplingMode::Flat);
+        group.warm_up_time(Duration::from_millis(5)).measurement_time(Duration::from_millis(150));
+    }
+    group.bench_function("ours, entering at birth", |bench| {
+        bench.iter_custom(|count| at_birth(&ours, count, pause))
+    });
     group
-        .bench_function("ours, entering at birth", |bench| bench.iter_custom(|count| at_birth(&ours, count)));
-    group.bench_function("ours", |bench| bench.iter_custom(|count| cycle(&ours, count)));
+        .bench_function("ours, by process id", |bench| bench.iter_custom(|count| cycle(&ours, count, pause)));
     #[cfg(feature = "peers")]
     {
-        group
-            .bench_function("cgroups-rs", |bench| bench.iter_custom(|count| cycle(&peers::CgroupsRs, count)));
+        use peers::{CgroupsRs, Libcgroups};
+        group.bench_function("cgroups-rs, as documented", |bench| {
+            bench.iter_custom(|count| cycle(&CgroupsRs::Documented, count, pause));
+        });
+        group.bench_function("cgroups-rs, cheapest", |bench| {
+            bench.iter_custom(|count| cycle(&CgroupsRs::Cheapest, count, pause));
+        });
         group.bench_function("libcgroups", |bench| {
-            bench.iter_custom(|count| cycle(&peers::Libcgroups, count))
+            bench.iter_custom(|count| cycle(&Libcgroups, count, pause))
         });
     }
     group.finish();
 }
 
+fn whole(criterion: &mut Criterion) {
+    compare(criterion, "cgroup in a burst", Duration::ZERO);
+    compare(criterion, "cgroup after a pause", PAUSE);
+}
+
 criterion_group!(benches, whole);
 
 fn main() {
-    if let Ok(contender) = std::env::var("CGROUP_BENCH_ONCE") {
-        let time = match contender.as_str() {
-            "ours" => ready().map(|ours| cycle(&ours, 100)),
-            "birth" => ready().map(|ours| at_birth(&ours, 100)),
-            #[cfg(feature = "peers")]
-            "cgroups-rs" => Some(cycle(&peers::CgroupsRs, 100)),
-            #[cfg(feature = "peers")]
-            "libcgroups" => Some(cycle(&peers::Libcgroups, 100)),
-            _ => None,
-        };
-        println!("{contender}: 100 times in {time:?}");
-        return;
-    }
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    let Ok(contender) = std::env::var("CGROUP_BENCH_ONCE") else {
+        benches();
+        return Criterion::default().configure_from_args().final_summary();
+    };
+    let pause = if std::env::var_os("CGROUP_BENCH_PAUSE").is_some() { PAUSE } else { Duration::ZERO };
+    let time = match contender.as_str() {
+        "birth" => ready().map(|ours| at_birth(&ours, 100, pause)),
+        "ours" => ready().map(|ours| cycle(&ours, 100, pause)),
+        #[cfg(feature = "peers")]
+        "cgroups-rs" => Some(cycle(&peers::CgroupsRs::Documented, 100, pause)),
+        #[cfg(feature = "peers")]
+        "cgroups-rs-cheapest" => Some(cycle(&peers::CgroupsRs::Cheapest, 100, pause)),
+        #[cfg(feature = "peers")]
+        "libcgroups" => Some(cycle(&peers::Libcgroups, 100, pause)),
+        _ => None,
+    };
+    println!("{contender}: 100 times in {time:?}");
 }

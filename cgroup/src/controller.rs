@@ -60,7 +60,7 @@ controllers! {
     Misc = "misc",
     /// Access to device nodes; a BPF program on v2.
     Devices = "devices",
-    /// Pausing; v1 only, part of every v2 group since 5.2.
+    /// Pausing; part of every v2 group since 5.2. A hybrid host's unified hierarchy is preferred for it.
     Freezer = "freezer",
     /// Class id of network packets; v1 only.
     NetCls = "net_cls",

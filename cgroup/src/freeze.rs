@@ -55,9 +55,8 @@ impl Cgroup {
         if let Some(dir) = self.unified_dir().filter(|dir| dir.has("cgroup.freeze")) {
             return Ok((dir, Version::V2));
         }
-        let v1 = self
-            .dir_of(Controller::Freezer)
-            .filter(|(dir, version)| *version == Version::V1 && dir.has("freezer.state"));
+        let v1 = self.v1_dir_of(Controller::Freezer).filter(|dir| dir.has("freezer.state"));
+        let v1 = v1.map(|dir| (dir, Version::V1));
         v1.ok_or_else(|| Error::NoController {
             controller: Controller::Freezer,
             reason: "this is no group below the top of a v2 hierarchy (kernel 5.2) or of a v1 freezer"

@@ -89,8 +89,9 @@ impl Cgroup {
 
     /// Makes a group for `controllers`; those that are not mounted are passed over and only missed by a limit that needs them.
     ///
-    /// On v1 every controller is another directory to make, enter and remove, so fewer are quicker. The group always is in the
-    /// unified hierarchy too where that is mounted and writable, since that one can kill at once and tell when it is empty.
+    /// On v1 every controller is another directory to make, enter and remove, so fewer are quicker. On a hybrid host
+    /// [`Controller::Freezer`] stands for the directory in the unified hierarchy, which also kills at once, tells when it is
+    /// empty, and has pressure figures; it is passed over where the caller may not write to it.
     /// Parents that do not exist are made, and removed with the group when nothing else has come to use them. A new v1
     /// `cpuset` starts with the CPUs and nodes of its parent.
     ///
@@ -104,12 +105,12 @@ impl Cgroup {
             let carried =
                 controllers.iter().filter(|controller| hierarchy.index_of(*controller) == Some(index));
             let carried: Controllers = carried.collect();
-            let is_unified = mount.version() == Version::V2;
-            if carried.is_empty() && !is_unified {
+            let is_only = hierarchy.mounts().len() == 1;
+            if carried.is_empty() && !is_only {
                 continue;
             }
-            // A hybrid host's unified hierarchy without controllers is a convenience, no need.
-            let optional = is_unified && hierarchy.mounts().len() > 1 && !needs_unified(carried);
+            // Nothing depends on a hybrid host's unified hierarchy that carries no controller.
+            let optional = mount.version() == Version::V2 && !is_only && !needs_unified(carried);
             match group.make(index, mount, path, carried) {
                 Ok(()) => {}
                 Err(_) if optional => {}
@@ -260,6 +261,15 @@ impl Cgroup {
         let index = self.hierarchy.index_of(controller)?;
         let own = self.dirs.iter().find(|own| own.mount == index)?;
         Some((&own.dir, self.hierarchy.mounts()[index].version()))
+    }
+
+    /// The directory in the v1 hierarchy of `controller`, whether or not that is the preferred one.
+    pub(crate) fn v1_dir_of(&self, controller: Controller) -> Option<&Dir> {
+        let is_it = |own: &&GroupDir| {
+            let mount = &self.hierarchy.mounts()[own.mount];
+            mount.version() == Version::V1 && mount.controllers().contains(controller)
+        };
+        self.dirs.iter().find(is_it).map(|own| &own.dir)
     }
 
     pub(crate) fn unified_dir(&self) -> Option<&Dir> {

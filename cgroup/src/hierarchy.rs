@@ -147,8 +147,13 @@ impl Hierarchy {
         let carries = |version| {
             move |mount: &Mount| mount.version() == version && mount.controllers().contains(controller)
         };
-        let mounts = &self.0.mounts;
-        mounts.iter().position(carries(Version::V1)).or_else(|| mounts.iter().position(carries(Version::V2)))
+        // Freezing is the one thing where v2 is the better choice when a hybrid host has both: frozen processes can be killed
+        // there, and its directory also kills at once and tells when it is empty.
+        let order = match controller {
+            Controller::Freezer => [Version::V2, Version::V1],
+            _ => [Version::V1, Version::V2],
+        };
+        order.into_iter().find_map(|version| self.0.mounts.iter().position(carries(version)))
     }
 
     /// Where `path` lies below the root of `mount`.
@@ -170,7 +175,8 @@ impl Mount {
         let mut mount = Self { controllers: line.controllers, line, root, base: own.clone(), own };
         if mount.line.version == Version::V2 {
             // Part of every v2 group, whatever the controllers.
-            let core = [Controller::Cpuacct, Controller::Devices, Controller::Freezer, Controller::PerfEvent];
+            let core = [Controller::Cpuacct, Controller::Devices, Controller::PerfEvent];
+            let freezer = kernel_is_at_least((5, 2)).then_some(Controller::Freezer);
             let mut base = mount.root.open_below("").ok();
             if let Some(own) = &mount.own {
                 let (path, dir) = distributing_ancestor(&mount.root, own);
@@ -182,8 +188,12 @@ impl Mount {
                 Some(base) => base.read("cgroup.controllers", &mut buffer)?.unwrap_or(""),
                 None => "",
             };
-            mount.controllers =
-                words.split_whitespace().filter_map(Controller::from_name).chain(core).collect();
+            mount.controllers = words
+                .split_whitespace()
+                .filter_map(Controller::from_name)
+                .chain(core)
+                .chain(freezer)
+                .collect();
         }
         Ok(mount)
     }
@@ -243,6 +253,12 @@ impl Mount {
     pub(crate) fn root(&self) -> &Dir {
         &self.root
     }
+}
+
+/// Whether the running kernel has what `version` brought. A release that is not readable counts as new.
+fn kernel_is_at_least(version: (u32, u32)) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    proc::release(&release).is_none_or(|running| running >= version)
 }
 
 /// Opens the root of a mount if it is what the caller sees at that path: another mount may cover it.

@@ -155,6 +155,12 @@ fn below(root: &str, path: &str) -> Option<String> {
     Some(path.collect::<Vec<_>>().join("/"))
 }
 
+/// Major and minor number of a kernel release such as `6.12.9-amd64`.
+pub(crate) fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.trim().split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +212,13 @@ mod tests {
         assert_eq!(below("/../..", "/"), None, "own group's name above the namespace root is unknown");
         assert_eq!(below("/..", "/../sibling"), Some("sibling".to_owned()));
         assert_eq!(below("/", "/../sibling"), None);
+    }
+
+    #[test]
+    fn releases() {
+        assert_eq!(release("6.12.9-amd64\n"), Some((6, 12)));
+        assert_eq!(release("5.4+"), Some((5, 4)));
+        assert_eq!(release("x"), None);
     }
 
     #[test]

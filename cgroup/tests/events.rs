@@ -112,7 +112,7 @@ fn failed_forks() {
 #[test]
 fn populated_and_empty_and_gone() {
     let Some(hierarchy) = hierarchy_with(&[Controller::Pids]) else { return };
-    let group = Guard::new(&hierarchy, "populated", &[Controller::Pids]);
+    let group = Guard::new(&hierarchy, "populated", &[Controller::Pids, Controller::Freezer]);
     let watched = group.watch(Watched::Populated);
     if hierarchy.unified().is_none() {
         assert!(matches!(watched, Err(Error::NoController { .. })));
@@ -130,7 +130,7 @@ fn populated_and_empty_and_gone() {
     assert_eq!(watch.wait(LONG).unwrap(), Some(Happened::Populated(false)));
 
     let path = unique("gone");
-    let other = Cgroup::create_with(&hierarchy, &path, Controller::Pids.into()).unwrap();
+    let other = Cgroup::create_with(&hierarchy, &path, Controller::Freezer.into()).unwrap();
     let mut watch = other.watch(Watched::Populated).unwrap();
     other.remove().unwrap();
     assert_eq!(watch.wait(LONG).unwrap(), Some(Happened::Removed));
@@ -139,7 +139,8 @@ fn populated_and_empty_and_gone() {
 #[test]
 fn pressure() {
     let Some(hierarchy) = hierarchy_with(&[Controller::Cpuacct]) else { return };
-    let group = Guard::new(&hierarchy, "pressure", &[Controller::Cpu, Controller::Cpuacct]);
+    let group =
+        Guard::new(&hierarchy, "pressure", &[Controller::Cpu, Controller::Cpuacct, Controller::Freezer]);
     let two = Duration::from_secs(2);
     let trigger =
         Trigger { resource: Resource::Cpu, full: false, stall: Duration::from_millis(50), window: two };

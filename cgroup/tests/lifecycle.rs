@@ -9,7 +9,7 @@ use std::time::Duration;
 use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Error, Hierarchy, Limits, Version};
 use support::{Guard, Process, hierarchy_with, unique};
 
-const USUAL: &[Controller] = &[Controller::Cpu, Controller::Memory, Controller::Pids];
+const USUAL: &[Controller] = &[Controller::Cpu, Controller::Memory, Controller::Pids, Controller::Freezer];
 
 #[test]
 fn create_limit_attach_read_remove() {
