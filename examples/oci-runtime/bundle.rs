@@ -24,7 +24,7 @@ impl Bundle {
             Some(directory) => std::path::absolute(directory),
             None => std::env::current_dir(),
         };
-        let path = path.map_err(|error| Failure::because("find the bundle", error))?;
+        let path = plain(&path.map_err(|error| Failure::because("find the bundle", error))?);
         let file = path.join(config.unwrap_or(Path::new("config.json")));
         let json = std::fs::read(&file).map_err(|error| {
             Failure::because(
@@ -69,6 +69,20 @@ impl Bundle {
     pub fn rootfs(&self) -> PathBuf {
         self.spec.root().as_ref().map(|root| self.path.join(root.path())).unwrap_or_else(|| self.path.clone())
     }
+}
+
+/// `path` without `..`, by its words alone: what clients compare with what they gave.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// Reads a process document: the file of `exec --process`.

@@ -176,6 +176,18 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     foreground::status(running.pidfd.as_fd()).map(ExitCode::from)
 }
 
+/// A list of CPUs as the mask that sched_setaffinity(2) gets, for who looks for it in the log.
+fn mask(cpus: &str) -> String {
+    let mut mask: u128 = 0;
+    for part in cpus.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
+            (first..=last.min(127)).for_each(|cpu| mask |= 1 << cpu);
+        }
+    }
+    format!("{mask:#x}")
+}
+
 /// The control group to enter: the container's, or one below it for all controllers (`PATH`) or some (`CTRL[,CTRL]:PATH`).
 fn subgroup(cgroup: Option<Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>, Failure> {
     let Some(cgroup) = cgroup else {

@@ -229,8 +229,9 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::User { uid } => cred::set_user(*uid)?,
         Operation::Identity => identity::assume(context)?,
         Operation::RaiseEffective => {
+            // Inheritable may hold nothing that the bounding set has lost already.
             let (_, permitted) = cred::capabilities()?;
-            cred::set_capabilities(permitted, permitted, permitted)?;
+            cred::set_capabilities(permitted, permitted, 0)?;
         }
         Operation::Capabilities(Masks { effective, permitted, inheritable }) => {
             cred::set_capabilities(*effective, *permitted, *inheritable)?;

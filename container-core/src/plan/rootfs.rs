@@ -40,10 +40,11 @@ pub(super) fn finish(
     let paths = |list: Option<&Vec<String>>, field: &str| -> Result<Vec<CString>> {
         let mut out: Vec<CString> = Vec::new();
         for path in list.into_iter().flatten() {
-            if !path.starts_with('/') {
-                return Err(Error::invalid(format!("{field} {path:?}"), "it has to be absolute"));
+            if path.split('/').any(|part| part == "..") {
+                return Err(Error::invalid(format!("{field} {path:?}"), "it has to be absolute, without .."));
             }
-            let path = c_string(field, path)?;
+            // The specification wants them absolute; a relative one can only be meant from the root.
+            let path = c_string(field, format!("/{}", path.trim_start_matches('/')))?;
             if !out.contains(&path) {
                 out.push(path);
             }
