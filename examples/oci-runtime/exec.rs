@@ -153,6 +153,11 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     extras.user = options.user.clone().filter(|user| numbers(user).is_none());
     let plan = Plan::exec(&process, &spec, &extras, &Facts::gather()?)?;
     context.log.debug_lines(|| plan.to_string());
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        for cpus in [affinity.initial(), affinity.cpu_affinity_final()].into_iter().flatten() {
+            context.log.debug_lines(|| format!("affinity: {}", mask(cpus)));
+        }
+    }
     let console = connect_console(
         process.terminal().unwrap_or(false),
         options.console_socket.as_deref(),

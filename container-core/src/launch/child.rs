@@ -348,6 +348,12 @@ fn descriptors(context: &mut Context) -> Done {
 /// Closes every descriptor that no later operation uses, known to us or inherited from the host program: its locks must not live
 /// on in a container that waits, and whoever joins it before its start must find nothing of the host.
 fn close_all_but_needed(context: &mut Context) -> Sys<()> {
+    // Of those that are to be passed on, the ones that exec would close are ours: the host program passes on others.
+    for number in 3..context.first_closed {
+        if next_needed(context, number) != Some(number) && fd::is_close_on_exec(number) {
+            fd::close(number);
+        }
+    }
     let mut from = context.first_closed;
     while let Some(needed) = next_needed(context, from) {
         if needed > from {

@@ -49,6 +49,13 @@ pub(crate) fn close_on_exec_from(first: u32) -> Sys<()> {
     unsafe { syscall!(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }.map(drop)
 }
 
+/// Whether a descriptor is open and does not outlive exec.
+pub(crate) fn is_close_on_exec(fd: i32) -> bool {
+    // SAFETY: no memory involved.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) }
+        .is_ok_and(|flags| flags & libc::FD_CLOEXEC as usize != 0)
+}
+
 /// Closes the descriptors from `first` to `last`, both included.
 pub(crate) fn close_range(first: u32, last: u32) -> Sys<()> {
     // SAFETY: descriptors are numbers; whoever calls this owns those in the range.
