@@ -74,18 +74,17 @@
 //! As an ordinary user everything works too, with one difference: files belong to the caller, devices are empty files, and
 //! the true owners stay in the snapshot's index, from where a commit takes them.
 
-#[allow(dead_code, unused_imports)] // until store and snapshots use all of it
 mod apply;
 mod build;
-#[allow(dead_code, unused_imports)]
 mod decode;
-#[allow(dead_code, unused_imports)]
 mod diff;
 mod digest;
 mod document;
-#[allow(dead_code, unused_imports)]
 mod erofs;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod limits;
 mod media_type;
@@ -93,12 +92,10 @@ mod platform;
 mod progress;
 mod reference;
 mod rootfs;
-#[allow(dead_code, unused_imports)]
 mod snapshot;
 mod source;
 mod store;
 mod sys;
-#[allow(dead_code, unused_imports)]
 mod tar;
 
 pub use build::{ImageBuilder, LayerBuilder};
@@ -109,7 +106,7 @@ pub use error::{Class, Error, Result};
 pub use image::{Image, ImageLayer};
 pub use limits::Limits;
 pub use platform::Platform;
-pub use progress::{Cancel, Event, Progress, Step, UnpackOptions};
+pub use progress::{Cancel, Event, Loss, Progress, Step, UnpackOptions};
 pub use reference::Reference;
 pub use rootfs::{LowerLayer, RootfsMount};
 pub use snapshot::{SnapshotKind, SnapshotProbe, probe_snapshots};

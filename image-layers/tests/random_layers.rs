@@ -2,7 +2,6 @@
 //! entries does not matter, and what a container changed comes back after commit and another unpacking.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-#[allow(dead_code)]
 mod fixture;
 
 use std::collections::BTreeMap;

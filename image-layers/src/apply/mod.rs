@@ -5,9 +5,11 @@
 //! - [`stage`]: one layer by itself, contents put in place by a sink ([`place`] for directories)
 //! - [`settle`]: the staged layer against the layers below
 //! - [`onto`]: the settled layer over a tree that shows the layers below
+//! - [`losses`]: what the file system cannot store
 //! - [`metadata`], [`writers`], [`remove`]: system calls on open directories
 
 pub(crate) mod index;
+pub(crate) mod losses;
 pub(crate) mod merge;
 pub(crate) mod metadata;
 pub(crate) mod onto;

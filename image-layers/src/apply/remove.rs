@@ -133,7 +133,7 @@ mod tests {
             at = at.join(format!("d{i}"));
         }
         fs::create_dir_all(&at).unwrap();
-        fs::set_permissions(root.join("side/x"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("side/x"), fs::Permissions::from_mode(0o0)).unwrap();
         fs::set_permissions(root.join("d0/d1"), fs::Permissions::from_mode(0o500)).unwrap();
         remove_tree(&root).unwrap();
         assert!(!root.exists());

@@ -226,6 +226,7 @@ impl Tree {
     }
 
     /// The entry at `parts` below the root, without following anything.
+    #[cfg(test)]
     pub(crate) fn lookup(&self, parts: &[&[u8]]) -> Option<NodeId> {
         parts.iter().try_fold(NodeId::ROOT, |at, part| self.child(at, part))
     }

@@ -22,7 +22,7 @@ use crate::{Error, Result, RootfsMount};
 use super::directory::{new_root, open, open_content, settle_directory, settle_layer, stage_directory};
 use super::overlay::no_layers;
 use super::unpack::in_our_thread;
-use super::{Blob, DiffStats, SnapshotKind, Snapshotter, remove_tree};
+use super::{Blob, DiffStats, Snapshotter, remove_tree};
 
 #[derive(Debug)]
 pub(super) struct Copy;
@@ -34,10 +34,6 @@ const CONTENT: &str = "fs";
 const COPIED: &str = "copied";
 
 impl Snapshotter for Copy {
-    fn kind(&self) -> SnapshotKind {
-        SnapshotKind::Copy
-    }
-
     fn content(&self) -> &'static str {
         CONTENT
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::apply::losses;
 use crate::apply::merge::Merged;
 use crate::apply::metadata::{Ownership, failed, open_directory, open_for_reading};
 use crate::apply::onto::lay_onto;
@@ -122,6 +123,7 @@ pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path) -> Result<Tree> {
         })
     })?;
     check_diff_id(diff_id, digest)?;
+    losses::check(&tree, dir, control)?;
     Ok(tree)
 }
 

@@ -25,7 +25,7 @@ use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
 
 use super::directory::{check_diff_id, open};
 use super::overlay::{lower, markers, mount, no_layers, prepare_upper};
-use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
+use super::{Blob, DiffStats, Snapshotter};
 
 #[derive(Debug)]
 pub(super) struct Erofs;
@@ -34,10 +34,6 @@ pub(super) struct Erofs;
 const CONTENT: &str = "layer.erofs";
 
 impl Snapshotter for Erofs {
-    fn kind(&self) -> SnapshotKind {
-        SnapshotKind::Erofs
-    }
-
     fn content(&self) -> &'static str {
         CONTENT
     }

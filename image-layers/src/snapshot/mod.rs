@@ -87,8 +87,6 @@ pub(crate) struct Blob<'a> {
 
 /// A backend. Calls of `stage` may run side by side; `settle` follows in the order of the layers.
 pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
-    fn kind(&self) -> SnapshotKind;
-
     /// What the content of a snapshot is called inside its directory.
     fn content(&self) -> &'static str;
 

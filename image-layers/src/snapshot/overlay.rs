@@ -8,16 +8,13 @@ use rustix::io::Errno;
 use crate::apply::index;
 use crate::apply::merge::Merged;
 use crate::apply::metadata::{self, Ownership, open_directory};
-use crate::apply::place::{Directory, Markers, metadata_of};
-use crate::apply::settle::settle;
-use crate::apply::stage::stage;
+use crate::apply::place::{Markers, metadata_of};
 use crate::apply::tree::{NodeId, Tree};
 use crate::diff::{Form, diff};
-use crate::tar::Reader;
-use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
+use crate::{Error, LowerLayer, Result, RootfsMount};
 
 use super::directory::{new_root, open, open_content, settle_directory, stage_directory};
-use super::{Blob, DiffStats, SnapshotKind, Snapshotter};
+use super::{Blob, DiffStats, Snapshotter};
 
 #[derive(Debug)]
 pub(super) struct Overlay;
@@ -26,10 +23,6 @@ pub(super) struct Overlay;
 const CONTENT: &str = "fs";
 
 impl Snapshotter for Overlay {
-    fn kind(&self) -> SnapshotKind {
-        SnapshotKind::Overlay
-    }
-
     fn content(&self) -> &'static str {
         CONTENT
     }

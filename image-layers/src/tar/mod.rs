@@ -9,7 +9,9 @@ mod read;
 mod sparse;
 mod write;
 
-pub(crate) use read::{Buffered, Pieces, Reader, Source};
+#[cfg(any(test, fuzzing))]
+pub(crate) use read::Buffered;
+pub(crate) use read::{Pieces, Reader, Source};
 pub(crate) use write::Writer;
 
 /// One entry of an archive.

@@ -1,7 +1,5 @@
 //! The reader: blocks in, whole entries out.
 
-use std::io::{self, Read};
-
 use crate::{Error, Limits, Result};
 
 use super::header::{Format, Header, invalid};
@@ -27,6 +25,7 @@ pub(crate) trait Pieces: Source {
 }
 
 /// A [`Source`] over any reader.
+#[cfg(any(test, fuzzing))]
 #[derive(Debug)]
 pub(crate) struct Buffered<R> {
     inner: R,
@@ -35,19 +34,21 @@ pub(crate) struct Buffered<R> {
     end: usize,
 }
 
-impl<R: Read> Buffered<R> {
+#[cfg(any(test, fuzzing))]
+impl<R: std::io::Read> Buffered<R> {
     pub(crate) fn new(inner: R) -> Buffered<R> {
         Buffered { inner, buffer: vec![0; 64 << 10].into(), start: 0, end: 0 }
     }
 }
 
-impl<R: Read> Source for Buffered<R> {
+#[cfg(any(test, fuzzing))]
+impl<R: std::io::Read> Source for Buffered<R> {
     fn fill(&mut self) -> Result<&[u8]> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             self.end = loop {
                 match self.inner.read(&mut self.buffer) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                     other => break other.map_err(|e| Error::from_io("read", "archive", e))?,
                 }
             };
@@ -144,13 +145,9 @@ impl<S: Source> Reader<S> {
     }
 
     /// Bytes of the current body as stored; less than the file's size if it is sparse.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn left(&self) -> u64 {
         self.left
-    }
-
-    /// Where in the archive the next byte stands.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
     }
 
     /// More of the current body; empty when all of it was taken.

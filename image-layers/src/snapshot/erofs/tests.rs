@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
 
+use super::super::SnapshotKind;
 use super::super::tests::{Layer, entry, unpack_all};
 use super::super::{LayerJob, unpack_to_directory};
 use super::*;
