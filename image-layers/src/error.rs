@@ -157,6 +157,17 @@ pub enum Error {
         /// What it is, and what to do instead where there is something.
         what: String,
     },
+    /// The file system has no place for an extended attribute that an entry has. `allow_loss` of
+    /// [`UnpackOptions`](crate::UnpackOptions) unpacks without it.
+    #[error("unsupported: the file system of {} cannot store {attribute} of {entry:?}", path.display())]
+    UnsupportedAttribute {
+        /// The entry's path in the layer.
+        entry: PathBuf,
+        /// The attribute's name.
+        attribute: String,
+        /// Where the layer was being unpacked.
+        path: PathBuf,
+    },
     /// A checksum inside of an archive or of compressed data is wrong.
     #[error("checksum mismatch in {what}")]
     Checksum {
@@ -388,6 +399,7 @@ impl Error {
             Error::UnsupportedAlgorithm { .. }
             | Error::UnsupportedMediaType { .. }
             | Error::UnsupportedLayer { .. }
+            | Error::UnsupportedAttribute { .. }
             | Error::ForeignLayer { .. } => Class::Unsupported,
             Error::SourceNotFound { .. }
             | Error::MemberNotFound { .. }

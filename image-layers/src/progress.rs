@@ -1,6 +1,7 @@
 //! Watching and stopping work that takes a while.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -79,6 +80,32 @@ impl fmt::Debug for Progress {
     }
 }
 
+/// Something of an image that the file system it was unpacked to cannot store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The path in the image.
+    pub entry: PathBuf,
+    /// The extended attribute that is missing there.
+    pub attribute: String,
+}
+
+/// Hears of each [`Loss`].
+#[derive(Clone)]
+pub(crate) struct Losses(Arc<dyn Fn(Loss) + Send + Sync>);
+
+impl Losses {
+    pub(crate) fn new(callback: impl Fn(Loss) + Send + Sync + 'static) -> Losses {
+        Losses(Arc::new(callback))
+    }
+}
+
+impl fmt::Debug for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Losses")
+    }
+}
+
 /// How to unpack an image: within which bounds, and whom to tell.
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -109,6 +136,13 @@ impl UnpackOptions {
         self.control.progress = Some(progress);
         self
     }
+
+    /// Goes on where the file system cannot store something, and tells what. Without this, that is
+    /// [`Error::UnsupportedAttribute`].
+    pub fn allow_loss(mut self, callback: impl Fn(Loss) + Send + Sync + 'static) -> Self {
+        self.control.losses = Some(Losses::new(callback));
+        self
+    }
 }
 
 /// What every long piece of work carries: its ceilings, whether to go on, whom to tell.
@@ -117,6 +151,7 @@ pub(crate) struct Control {
     pub(crate) limits: Limits,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Option<Progress>,
+    pub(crate) losses: Option<Losses>,
 }
 
 impl Control {
@@ -165,6 +200,20 @@ impl LayerControl {
 
     pub(crate) fn check(&self) -> Result<()> {
         self.control.check()
+    }
+
+    /// Something cannot be stored in `path`. Fails unless that was allowed.
+    pub(crate) fn lose(&self, loss: Loss, path: &Path) -> Result<()> {
+        match &self.control.losses {
+            Some(losses) => {
+                (losses.0)(loss);
+                Ok(())
+            }
+            None => {
+                let Loss { entry, attribute } = loss;
+                Err(Error::UnsupportedAttribute { entry, attribute, path: path.to_owned() })
+            }
+        }
     }
 
     /// `n` more bytes of the blob were read.

@@ -45,7 +45,9 @@ pub(crate) fn check(tree: &Tree, dir: &Path, control: &LayerControl) -> Result<(
 fn is_stored(namespace: &[u8], dir: &Path) -> bool {
     let (name, value): (&[u8], &[u8]) = match namespace {
         // Of the security attributes only this one comes with images, and its value is judged.
-        b"security" => (b"security.capability", &[1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        b"security" => {
+            (b"security.capability", &[1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        }
         b"user" => (b"user.image-layers.probe", b"1"),
         b"trusted" => (b"trusted.image-layers.probe", b"1"),
         _ => return true,

@@ -284,7 +284,8 @@ pub(super) fn refusal(dir: &Path) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     match mount_detached(&file) {
-        Ok(_) => None,
+        // What a container writes lies in an overlay all the same.
+        Ok(_) => super::overlay::refusal(dir),
         Err(Errno::PERM) => Some("mounting EROFS needs CAP_SYS_ADMIN of the host".to_owned()),
         Err(Errno::NODEV) => Some("the kernel has no EROFS".to_owned()),
         Err(Errno::NOTBLK) => Some(format!(

@@ -119,7 +119,8 @@ pub(super) fn refusal(dir: &Path) -> Option<String> {
     };
     if markers() == Markers::Trusted {
         return match scratch.mount() {
-            Ok(_) => None,
+            // It mounts without attributes too, and then cannot replace directories.
+            Ok(_) => scratch.lacks("trusted.overlay.opaque"),
             Err(Errno::NODEV) => Some("the kernel has no overlayfs".to_owned()),
             Err(Errno::PERM) => Some("mounting overlayfs needs CAP_SYS_ADMIN of the host".to_owned()),
             Err(errno) => {
@@ -134,9 +135,7 @@ pub(super) fn refusal(dir: &Path) -> Option<String> {
     if kernel_version() < (5, 11) {
         return Some("overlayfs in a user namespace needs Linux 5.11".to_owned());
     }
-    let attribute =
-        rustix::fs::setxattr(&scratch.0, "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty());
-    attribute.err().map(|errno| format!("{} takes no user.overlay attributes: {errno}", dir.display()))
+    scratch.lacks("user.overlay.opaque")
 }
 
 /// The running kernel's major and minor version.
@@ -151,6 +150,13 @@ fn kernel_version() -> (u32, u32) {
 struct Scratch(PathBuf);
 
 impl Scratch {
+    /// Why an attribute that overlayfs needs cannot be set.
+    fn lacks(&self, attribute: &str) -> Option<String> {
+        let set = rustix::fs::setxattr(&self.0, attribute, b"y", rustix::fs::XattrFlags::empty());
+        let dir = self.0.parent().unwrap_or(&self.0);
+        set.err().map(|errno| format!("the file system of {} cannot store {attribute}: {errno}", dir.display()))
+    }
+
     fn make(dir: &Path) -> rustix::io::Result<Scratch> {
         for attempt in 0.. {
             let path = dir.join(format!(".probe-{}-{attempt}", std::process::id()));

@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use crate::document::{Descriptor, DockerImage, Manifest};
 use crate::media_type::Kind;
-use crate::progress::{Control, Step};
+use crate::progress::{Control, Losses, Step};
 use crate::snapshot::{self, LayerJob};
-use crate::{Cancel, Digest, Error, ImageConfig, Limits, Platform, Progress, Reference, Result, Verifier};
+use crate::{
+    Cancel, Digest, Error, ImageConfig, Limits, Loss, Platform, Progress, Reference, Result, Verifier,
+};
 
 pub(crate) use members::Body;
 use members::Members;
@@ -84,6 +86,13 @@ impl ImportOptions {
     /// A callback that hears how far the work is.
     pub fn progress(mut self, progress: Progress) -> Self {
         self.control.progress = Some(progress);
+        self
+    }
+
+    /// For [`SourceImage::unpack`]: goes on where the file system cannot store something, and tells what. Without this, that
+    /// is [`Error::UnsupportedAttribute`].
+    pub fn allow_loss(mut self, callback: impl Fn(Loss) + Send + Sync + 'static) -> Self {
+        self.control.losses = Some(Losses::new(callback));
         self
     }
 }
