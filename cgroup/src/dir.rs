@@ -103,6 +103,10 @@ impl Dir {
         rustix::fs::accessat(&self.fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
     }
 
+    pub(crate) fn may_write(&self, file: &str) -> bool {
+        rustix::fs::accessat(&self.fd, file, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    }
+
     pub(crate) fn has(&self, file: &str) -> bool {
         rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }

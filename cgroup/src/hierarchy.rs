@@ -42,8 +42,9 @@ struct Inner {
 #[derive(Debug)]
 pub struct Mount {
     line: MountLine,
-    /// Of v2: what the group that new groups are made in may hand on.
     controllers: Controllers,
+    /// Those of them that a group made by a relative path can have.
+    available: Controllers,
     root: Dir,
     own: Option<String>,
     base: Option<String>,
@@ -129,6 +130,13 @@ impl Hierarchy {
         Controller::ALL.iter().copied().filter(|controller| self.index_of(*controller).is_some()).collect()
     }
 
+    /// The controllers that a group made by a relative path can have: those of hierarchies where the caller may make groups at
+    /// all, as far as v2 has handed (or lets the caller hand) them down to there. Empty for an ordinary user without delegation.
+    #[must_use]
+    pub fn available(&self) -> Controllers {
+        self.0.mounts.iter().fold(Controllers::NONE, |all, mount| all.union(mount.available))
+    }
+
     /// The group that relative paths are resolved in, as seen from the mount's root, for the hierarchy of `mount`.
     ///
     /// On v1 this is the caller's own group. On v2 a group that has processes cannot hand controllers to children
@@ -172,28 +180,37 @@ impl Hierarchy {
 
 impl Mount {
     fn new(line: MountLine, root: Dir, own: Option<String>) -> Result<Self> {
-        let mut mount = Self { controllers: line.controllers, line, root, base: own.clone(), own };
-        if mount.line.version == Version::V2 {
-            // Part of every v2 group, whatever the controllers.
-            let core = [Controller::Cpuacct, Controller::Devices, Controller::PerfEvent];
-            let freezer = kernel_is_at_least((5, 2)).then_some(Controller::Freezer);
-            let mut base = mount.root.open_below("").ok();
-            if let Some(own) = &mount.own {
+        let mut mount = Self {
+            controllers: line.controllers,
+            available: Controllers::NONE,
+            line,
+            root,
+            base: own.clone(),
+            own,
+        };
+        let base = match (mount.line.version, &mount.own) {
+            (Version::V2, Some(own)) => {
                 let (path, dir) = distributing_ancestor(&mount.root, own);
                 mount.base = Some(path);
-                base = dir;
+                dir
             }
-            let mut buffer = Vec::new();
-            let words = match &base {
-                Some(base) => base.read("cgroup.controllers", &mut buffer)?.unwrap_or(""),
-                None => "",
-            };
-            mount.controllers = words
-                .split_whitespace()
-                .filter_map(Controller::from_name)
-                .chain(core)
-                .chain(freezer)
-                .collect();
+            (_, Some(own)) => mount.root.open_below(own).ok(),
+            (_, None) => None,
+        };
+        let offered = match mount.line.version {
+            Version::V1 => mount.controllers,
+            Version::V2 => {
+                mount.controllers = v2_controllers(&mount.root)?;
+                match &base {
+                    // Whoever may write here can hand down everything.
+                    _ if mount.root.may_write("cgroup.subtree_control") => mount.controllers,
+                    Some(base) => v2_controllers(base)?,
+                    None => Controllers::NONE,
+                }
+            }
+        };
+        if base.is_some_and(|base| base.is_writable()) {
+            mount.available = offered;
         }
         Ok(mount)
     }
@@ -210,7 +227,7 @@ impl Mount {
         &self.line.mountpoint
     }
 
-    /// The controllers it carries. Of v2: those which new groups can get, and what is part of every group.
+    /// The controllers it carries, what is part of every v2 group included.
     #[must_use]
     pub fn controllers(&self) -> Controllers {
         self.controllers
@@ -253,6 +270,15 @@ impl Mount {
     pub(crate) fn root(&self) -> &Dir {
         &self.root
     }
+}
+
+/// The controllers of a v2 group, and what is part of every group.
+fn v2_controllers(dir: &Dir) -> Result<Controllers> {
+    let mut buffer = Vec::new();
+    let words = dir.read("cgroup.controllers", &mut buffer)?.unwrap_or("");
+    let core = [Controller::Cpuacct, Controller::Devices, Controller::PerfEvent];
+    let freezer = kernel_is_at_least((5, 2)).then_some(Controller::Freezer);
+    Ok(words.split_whitespace().filter_map(Controller::from_name).chain(core).chain(freezer).collect())
 }
 
 /// Whether the running kernel has what `version` brought. A release that is not readable counts as new.

@@ -191,7 +191,7 @@ fn nothing_stays_after_a_failed_creation() {
 #[test]
 fn without_permission_the_error_says_where() {
     let Ok(hierarchy) = Hierarchy::discover() else { return support::skip("cgroup", "no hierarchy") };
-    if hierarchy.mounts().iter().any(|mount| support::may_create_in(&hierarchy, mount)) {
+    if !hierarchy.available().is_empty() {
         return support::skip("unprivileged", "this caller may create groups");
     }
     let path = CgroupPath::new("/cgroup-test-not-allowed").unwrap();

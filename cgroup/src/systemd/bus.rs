@@ -25,10 +25,10 @@ pub(super) enum Bus {
     User,
 }
 
-/// A connection to the bus, or to systemd itself where no bus runs.
+/// A connection to the bus systemd is on. Its own socket (`/run/systemd/private`), which works without a bus, is no way for a
+/// D-Bus library: what comes from there names a sender that the specification does not allow.
 struct Peer {
     connection: Connection,
-    is_bus: bool,
 }
 
 impl Bus {
@@ -135,24 +135,11 @@ impl Bus {
     }
 
     async fn connect(self) -> zbus::Result<Peer> {
-        let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok().filter(|dir| !dir.is_empty());
-        let (bus, private) = match self {
-            Self::System => (Connection::system().await, Some("/run/systemd/private".to_owned())),
-            Self::User => {
-                (Connection::session().await, runtime_dir.map(|dir| format!("{dir}/systemd/private")))
-            }
+        let connection = match self {
+            Self::System => Connection::system().await?,
+            Self::User => Connection::session().await?,
         };
-        match (bus, private) {
-            (Ok(connection), _) => Ok(Peer { connection, is_bus: true }),
-            // Early at boot, in a minimal system or in a container there is systemd without a bus.
-            (Err(error), Some(socket)) => {
-                let address = format!("unix:path={socket}");
-                let built = zbus::conn::Builder::address(address.as_str()).p2p().build().await;
-                // Why there is no bus is the better answer.
-                built.map(|connection| Peer { connection, is_bus: false }).map_err(|_| error)
-            }
-            (Err(error), None) => Err(error),
-        }
+        Ok(Peer { connection })
     }
 }
 
@@ -167,9 +154,7 @@ impl Peer {
     where
         B: serde::Serialize + zbus::DynamicType,
     {
-        // systemd's own socket knows no names.
-        let destination = self.is_bus.then_some(SERVICE);
-        self.connection.call_method(destination, path, Some(interface), method, arguments).await
+        self.connection.call_method(Some(SERVICE), path, Some(interface), method, arguments).await
     }
 
     async fn manager<B>(&self, method: &str, arguments: &B) -> zbus::Result<Message>
@@ -182,15 +167,12 @@ impl Peer {
     /// Listens for jobs that end; to be called before the job is asked for.
     async fn jobs(&self) -> zbus::Result<Jobs> {
         let messages = MessageStream::from(&self.connection);
-        if self.is_bus {
-            let rule =
-                format!("type='signal',interface='{MANAGER}',member='JobRemoved',path='{MANAGER_PATH}'");
-            let bus = "org.freedesktop.DBus";
-            self.connection
-                .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &(rule,))
-                .await?;
-            self.manager("Subscribe", &()).await?;
-        }
+        let rule = format!("type='signal',interface='{MANAGER}',member='JobRemoved',path='{MANAGER_PATH}'");
+        let bus = "org.freedesktop.DBus";
+        self.connection
+            .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &(rule,))
+            .await?;
+        self.manager("Subscribe", &()).await?;
         Ok(Jobs { messages })
     }
 }

@@ -52,7 +52,7 @@ impl Systemd {
         Self { bus: Bus::System }
     }
 
-    /// The calling user's own, found through `DBUS_SESSION_BUS_ADDRESS` and `XDG_RUNTIME_DIR`.
+    /// The calling user's own, on the bus that `DBUS_SESSION_BUS_ADDRESS` or `XDG_RUNTIME_DIR` names.
     #[must_use]
     pub fn user() -> Self {
         Self { bus: Bus::User }

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -33,27 +32,12 @@ pub fn hierarchy_with(wanted: &[Controller]) -> Option<Hierarchy> {
         }
     };
     for controller in wanted {
-        let Some(mount) = hierarchy.mount_of(*controller) else {
-            skip("cgroup", &format!("no hierarchy carries {controller}, or it is not delegated"));
-            return None;
-        };
-        if !may_create_in(&hierarchy, mount) {
-            skip("cgroup", &format!("no group can be made below {}", mount.mountpoint().display()));
+        if !hierarchy.available().contains(*controller) {
+            skip("cgroup", &format!("{controller}: not mounted, not writable, or not delegated"));
             return None;
         }
     }
     Some(hierarchy)
-}
-
-/// Whether the caller may make groups below its own.
-pub fn may_create_in(hierarchy: &Hierarchy, mount: &cgroup::Mount) -> bool {
-    let base = mount.mountpoint().join(hierarchy.base(mount).unwrap());
-    writable(&base)
-}
-
-fn writable(path: &Path) -> bool {
-    rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS)
-        .is_ok()
 }
 
 /// A group that is killed and removed when the test ends, however it ends.
