@@ -70,3 +70,6 @@ pub(crate) struct Extent {
 
 /// Bytes in a block, the unit of all archives.
 pub(crate) const BLOCK: usize = 512;
+
+#[cfg(test)]
+mod tests;
