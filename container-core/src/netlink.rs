@@ -77,12 +77,8 @@ struct Route(OwnedFd);
 
 impl Route {
     fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Self(socket))
     }
@@ -108,7 +104,10 @@ impl Route {
                 return;
             }
             let attributes = attributes(body.get(8..).unwrap_or_default());
-            let wide = attributes.iter().find(|(kind, _)| *kind == IFA_FLAGS).and_then(|(_, value)| u32_at(value, 0));
+            let wide = attributes
+                .iter()
+                .find(|(kind, _)| *kind == IFA_FLAGS)
+                .and_then(|(_, value)| u32_at(value, 0));
             if wide.unwrap_or(flags.into()) & IFA_F_PERMANENT == 0 {
                 return;
             }

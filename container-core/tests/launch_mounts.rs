@@ -108,7 +108,8 @@ fn a_later_mount_covers_and_a_wrong_option_is_named() {
         ]),
     );
     assert_eq!(text(&bundle, &spec), "below\n");
-    let spec = with_mounts("true", json!([{"destination": "/m", "type": "tmpfs", "options": ["colour=blue"]}]));
+    let spec =
+        with_mounts("true", json!([{"destination": "/m", "type": "tmpfs", "options": ["colour=blue"]}]));
     let error = run(&bundle, &spec).unwrap_err();
     assert!(error.to_string().ends_with("option colour=blue"), "{error}");
     let spec = with_mounts("true", json!([{"destination": "/m", "source": "missing", "options": ["bind"]}]));
@@ -171,10 +172,20 @@ fn devices_work() {
         ));
     }
     let text = text(&bundle, &spec);
-    for wanted in ["/dev/null 1:3", "/dev/zero 1:5", "/dev/full 1:7", "/dev/random 1:8", "/dev/urandom 1:9", "/dev/tty 5:0"] {
+    for wanted in [
+        "/dev/null 1:3",
+        "/dev/zero 1:5",
+        "/dev/full 1:7",
+        "/dev/random 1:8",
+        "/dev/urandom 1:9",
+        "/dev/tty 5:0",
+    ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
-    assert!(text.contains(" 00 00\n") && text.contains("/proc/self/fd\n") && text.contains("pts/ptmx\n"), "{text}");
+    assert!(
+        text.contains(" 00 00\n") && text.contains("/proc/self/fd\n") && text.contains("pts/ptmx\n"),
+        "{text}"
+    );
     if is_root() {
         assert!(text.contains("640 5:6 character special file") && text.contains("600 0:0 fifo"), "{text}");
     }

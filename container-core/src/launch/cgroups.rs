@@ -23,14 +23,18 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
         Err(_) if request.optional => return Ok(Made::default()),
         Err(e) if request.best_effort && !matches!(e, cgroup::Error::Exists { .. }) => {
             let skipped = limits.controllers().iter();
-            return Ok(Made { group: None, skipped: skipped.map(|name| format!("{name}: {}", reason(&e))).collect() });
+            return Ok(Made {
+                group: None,
+                skipped: skipped.map(|name| format!("{name}: {}", reason(&e))).collect(),
+            });
         }
         Err(e) if is_refusal(&e) && !limits.is_empty() => return Err(refused(&limits, e)),
         Err(e) => return Err(error(e)),
     };
     if request.best_effort {
         let skipped = group.apply_best_effort(&limits);
-        let skipped = skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, reason(&skipped.error)));
+        let skipped =
+            skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, reason(&skipped.error)));
         return Ok(Made { skipped: skipped.collect(), group: Some(group) });
     }
     match group.apply(&limits) {
@@ -66,9 +70,10 @@ fn is_refusal(error: &cgroup::Error) -> bool {
 fn refused(limits: &Limits, cause: cgroup::Error) -> Error {
     Error::Limit {
         limit: limits.controllers().to_string(),
-        reason: "no control group may be made here: it takes root, or a group that was delegated to this user; \
+        reason:
+            "no control group may be made here: it takes root, or a group that was delegated to this user; \
                  or ask for limits as best effort"
-            .into(),
+                .into(),
         source: Box::new(cause),
     }
 }
@@ -79,7 +84,9 @@ fn limit_error(limits: &Limits, cause: cgroup::Error) -> Error {
             (controller.to_string(), format!("the kernel refused {value} in {}", file.display()))
         }
         cgroup::Error::NoController { controller, reason } => (controller.to_string(), reason.clone()),
-        cgroup::Error::InvalidLimit { limit, value, reason } => (format!("{limit} = {value}"), (*reason).to_owned()),
+        cgroup::Error::InvalidLimit { limit, value, reason } => {
+            (format!("{limit} = {value}"), (*reason).to_owned())
+        }
         cgroup::Error::Unsupported { limit, version } => {
             ((*limit).to_owned(), format!("cgroup {version} has no such limit"))
         }

@@ -169,6 +169,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         | Operation::AttachRoot { .. }
         | Operation::OpenRoot { .. }
         | Operation::Mount(_)
+        | Operation::MakeMount { .. }
         | Operation::Attach { .. }
         | Operation::Remount { .. }
         | Operation::Device(_)
@@ -206,6 +207,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::Terminal { rows, columns, uid, console } => {
             terminal::open(context, (*rows, *columns), *uid, *console)?;
         }
+        Operation::GiveStreams { uid } => give_streams(context, uid.unwrap_or(context.identity.uid)),
         Operation::Descriptors => descriptors(context)?,
         Operation::Limit { resource, soft, hard, .. } => cred::set_limit(*resource, *soft, *hard)?,
         Operation::Scheduler(attr) => thread::set_scheduler(attr)?,
@@ -328,6 +330,16 @@ fn new_keyring(name: Option<&std::ffi::CStr>) {
     const POSSESSOR_ALL_USER_SEARCH: u32 = 0x3f00_0000 | 0x0008_0000;
     if let Ok(serial) = cred::join_session_keyring(name) {
         let _ = cred::set_keyring_permission(serial, POSSESSOR_ALL_USER_SEARCH);
+    }
+}
+
+fn give_streams(context: &Context, uid: u32) {
+    for (number, &source) in context.stdio.iter().enumerate() {
+        let stream = if source >= 0 { source } else { number as i32 };
+        if fd::stat(stream).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO) {
+            // Where it is not ours to give, or the user is not mapped, it stays whose it is.
+            let _ = fd::chown(stream, uid, u32::MAX);
+        }
     }
 }
 

@@ -26,7 +26,9 @@ pub(super) fn answer(
     let is = |known: Request| request == known as u32;
     if is(Request::CreateHooks) {
         let state = state(services, Status::Creating, process.0);
-        run_hooks(HookKind::Prestart, &services.hooks.prestart, &state)?;
+        // Of old, prestart hooks belonged to start: they were told that the container is created, and still expect it.
+        let of_old = HookState { status: Status::Created, ..state.clone() };
+        run_hooks(HookKind::Prestart, &services.hooks.prestart, &of_old)?;
         run_hooks(HookKind::CreateRuntime, &services.hooks.create_runtime, &state)?;
         run_inside(HookKind::CreateContainer, &services.hooks.create_container, &state, services, process)
     } else if is(Request::StartHooks) {
@@ -60,7 +62,9 @@ fn run_inside(
     for (index, hook) in hooks.iter().enumerate() {
         let failed =
             |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
-        let plan = plan::exec::hook(hook, services.kinds)?;
+        // A hook inside shares the command's environment; one that is only in the namespaces gets none but its own.
+        let env: &[_] = if kind == HookKind::StartContainer { &services.environment } else { &[] };
+        let plan = plan::exec::hook(hook, services.kinds, env)?;
         let (stdio, output) = hooks::stdio(state).map_err(failed)?;
         let io = Io {
             stdin: Some(stdio.input),

@@ -48,7 +48,9 @@ pub(super) fn explain(
     }
     let mut subject = operation.subject();
     match (operation, failure.detail) {
-        (Operation::Mount(mount), detail) if detail >= rootfs::OPTION => {
+        (Operation::Mount(mount) | Operation::MakeMount { new: mount, .. }, detail)
+            if detail >= rootfs::OPTION =>
+        {
             if let Some((key, value)) = mount.data.get((detail - rootfs::OPTION) as usize) {
                 let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy())).unwrap_or_default();
                 subject.push_str(&format!(": option {}{value}", key.to_string_lossy()));

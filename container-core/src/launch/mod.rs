@@ -240,9 +240,6 @@ fn start_in(
         CloneArgs { flags: plan.clone_flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     if shares_memory {
         args.flags |= libc::CLONE_VM as u64;
-        if plan.suspends_launcher {
-            args.flags |= libc::CLONE_VFORK as u64;
-        }
     }
     args.flags |= CLONE_CLEAR_SIGHAND;
     if let Some(into) = entry.as_ref().and_then(|entry| entry.clone_into.as_ref()) {

@@ -38,6 +38,7 @@ pub(crate) struct Command {
     pub(crate) vectors: Vectors,
     candidates: Vec<CString>,
     by_descriptor: bool,
+    keeps_name: bool,
     found: Option<usize>,
     pub(super) file: i32,
     foreign: bool,
@@ -49,6 +50,7 @@ impl Command {
             vectors: Vectors::new(&program.argv, &program.env),
             candidates: program.candidates.clone(),
             by_descriptor: program.by_descriptor,
+            keeps_name: program.keeps_name,
             found: None,
             file: -1,
             foreign: false,
@@ -108,7 +110,6 @@ fn open_program(path: &CStr) -> Sys<i32> {
 fn open_interpreter(context: &mut Context, index: usize, mut file: i32) -> Done {
     let mut header = [0u8; HEADER];
     let mut path = [0u8; HEADER];
-    // Nothing here for a filter that refuses execveat: the kernel resolves the path once more, by its own rules.
     for level in 0..=MOST_SCRIPTS {
         let candidate = context.command.candidates.get(index).map(CString::as_c_str).unwrap_or_default();
         let name = if level == 0 { candidate } else { CStr::from_bytes_until_nul(&path).unwrap_or_default() };
@@ -116,8 +117,16 @@ fn open_interpreter(context: &mut Context, index: usize, mut file: i32) -> Done 
         let head = header.get(..length).unwrap_or_default();
         let Some((interpreter, argument)) = shebang(head) else {
             context.command.foreign = is_foreign(head);
+            // A program behind a link goes by the link's name (busybox and its applets): the kernel takes the name from the
+            // path it is given, and from the file when it is given a descriptor.
+            let link = level == 0 && fd::stat_at(fd::CWD, candidate).is_ok_and(is_link);
+            context.command.by_descriptor &= !(link && context.command.keeps_name);
             break;
         };
+        // A filter that refuses execveat: the kernel resolves path and interpreter, by its own rules.
+        if !context.command.by_descriptor {
+            break;
+        }
         fd::close(file);
         if level == MOST_SCRIPTS {
             return Err(Failure { errno: libc::ELOOP, detail: INTERPRETER });
@@ -146,8 +155,12 @@ fn open_interpreter(context: &mut Context, index: usize, mut file: i32) -> Done 
     Ok(())
 }
 
+fn is_link(stat: libc::stat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFLNK
+}
+
 /// The first bytes of a file; none when it cannot be read, which no script may.
-fn read_header(path: &CStr, header: &mut [u8; HEADER]) -> usize {
+fn read_header(path: &CStr, header: &mut [u8]) -> usize {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
     let Ok(file) = fd::openat2(fd::CWD, path, flags, 0, fd::RESOLVE_NO_MAGICLINKS) else { return 0 };
     let length = fd::read(file, header).unwrap_or(0);
@@ -193,17 +206,56 @@ pub(super) fn exec(context: &mut Context) -> Failure {
         }
     };
     let index = context.command.found.unwrap_or(0);
-    if let Some(path) = context.command.candidates.get(index) {
-        for (to, from) in context.scratch.text.iter_mut().zip(path.to_bytes_with_nul()) {
-            *to = *from;
+    let path = context.command.candidates.get(index).map(CString::as_c_str).unwrap_or_default();
+    let mut header = [0u8; LOADER_HEADER];
+    if errno.0 == libc::ENOENT {
+        // The file is there: what is missing is the loader it names.
+        let length = read_header(path, &mut header);
+        if let Some(loader) = loader(header.get(..length).unwrap_or_default()) {
+            context.note(loader);
+            return Failure { errno: errno.0, detail: INTERPRETER };
         }
     }
+    for (to, from) in context.scratch.text.iter_mut().zip(path.to_bytes_with_nul()) {
+        *to = *from;
+    }
     Failure { errno: errno.0, detail: EXEC }
+}
+
+/// As much of a program as usually holds its program headers and the name of its loader.
+const LOADER_HEADER: usize = 4096;
+
+/// The dynamic loader that a 64-bit program asks for (PT_INTERP).
+fn loader(head: &[u8]) -> Option<&[u8]> {
+    const INTERP: u32 = 3;
+    let word = |at: usize| head.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let half = |at: usize| head.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes);
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (table, size, count) = (word(32)? as usize, usize::from(half(54)?), usize::from(half(56)?));
+    (0..count).find_map(|index| {
+        let at = table.checked_add(index.checked_mul(size)?)?;
+        let kind = head.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)?;
+        let start = word(at.checked_add(8)?)? as usize;
+        let length = word(at.checked_add(32)?)? as usize;
+        let name = head.get(start..start.checked_add(length)?).filter(|_| kind == INTERP)?;
+        name.split(|byte| *byte == 0).next()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loaders_of_programs() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let named = loader(&own[..own.len().min(LOADER_HEADER)]).map(String::from_utf8_lossy);
+        assert!(named.is_none_or(|name| name.starts_with('/') && name.contains("ld")));
+        assert_eq!(loader(b"#!/bin/sh"), None);
+        assert_eq!(loader(b"\x7fELF\x02\x01"), None);
+    }
 
     #[test]
     fn first_lines_of_scripts() {

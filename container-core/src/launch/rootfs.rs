@@ -66,6 +66,14 @@ pub(super) fn perform(operation: &Operation, context: &mut Context) -> Done {
             context.scratch.root = fd::openat(fd::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
         }
         Operation::Mount(new) => new_mount(context.scratch.root, new)?,
+        Operation::MakeMount { slot, new } => {
+            let filesystem = mount::fs_open(&new.kind)?;
+            let made = configure(filesystem, new);
+            fd::close(filesystem);
+            let made = made?;
+            set_slot(context, *slot, made);
+            change(made, &new.after)?;
+        }
         Operation::Attach { slot, target, .. } => {
             let mount = slot_of(context, *slot);
             attach(context.scratch.root, mount, target)?;

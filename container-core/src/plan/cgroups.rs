@@ -52,9 +52,14 @@ pub(super) fn lower(
     };
     for found in hierarchy.mounts() {
         let Some(name) = found.mountpoint().file_name().and_then(|name| name.to_str()) else { continue };
-        // A named hierarchy carries no controller, so the container has no group there to be shown.
-        let is_named = found.version() == cgroup::Version::V1 && found.controllers().is_empty();
-        if is_named && !mounts.own_cgroup_view() {
+        // Named hierarchies carry no controller, and beside a unified one the freezer is not used: the container has no group
+        // there to be shown.
+        let used = found.version() == cgroup::Version::V2
+            || found
+                .controllers()
+                .iter()
+                .any(|c| c != cgroup::Controller::Freezer || hierarchy.unified().is_none());
+        if !used && !mounts.own_cgroup_view() {
             continue;
         }
         let (_, place) = below(name)?;

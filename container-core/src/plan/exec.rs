@@ -1,5 +1,7 @@
 //! One more process of a running container.
 
+use std::ffi::CString;
+
 use oci_spec::runtime::{Hook, Process, Spec};
 
 use super::namespaces::Namespaces;
@@ -60,14 +62,17 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     if namespaces.has_user() {
         services.limits = process::outer_limits(process)?;
     }
-    let program = process::program(process, container, extras)?;
+    let mut program = process::program(process, container, extras)?;
+    program.keeps_name = false;
     services.command = program.argv[0].clone();
+    services.environment = program.env.clone();
     Ok(Plan { inside, slots, program, services, ..Plan::empty() })
 }
 
 /// A hook that runs in the container's namespaces, as its root. Its path is found where the root of the mount namespace is: in the
 /// host's tree until the container has entered its own, and in the container from then on.
-pub(crate) fn hook(hook: &Hook, kinds: u64) -> Result<Plan> {
+/// Without an environment of its own it gets `env`.
+pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString]) -> Result<Plan> {
     let strings = |list: &Vec<String>| list.iter().map(|s| c_string("hooks", s)).collect::<Result<Vec<_>>>();
     let path = c_string("hooks.path", hook.path().as_os_str())?;
     let argv = match hook.args().as_ref().filter(|args| !args.is_empty()) {
@@ -76,7 +81,7 @@ pub(crate) fn hook(hook: &Hook, kinds: u64) -> Result<Plan> {
     };
     let env = match hook.env() {
         Some(env) => strings(env)?,
-        None => Vec::new(),
+        None => env.to_vec(),
     };
     let user = kinds & super::namespaces::USER != 0;
     let mut inside = vec![Operation::Shield, Operation::JoinAll { kinds }, Operation::Succeed { flags: 0 }];
@@ -85,7 +90,7 @@ pub(crate) fn hook(hook: &Hook, kinds: u64) -> Result<Plan> {
     }
     inside.extend([Operation::Session, Operation::Descriptors, Operation::Locate, Operation::Exec]);
     let services = Services { command: path.clone(), ..Services::default() };
-    let program = Program { argv, env, candidates: vec![path], by_descriptor: true };
+    let program = Program { argv, env, candidates: vec![path], by_descriptor: true, keeps_name: false };
     Ok(Plan { inside, slots: INIT + 1, program, services, ..Plan::empty() })
 }
 

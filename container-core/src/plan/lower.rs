@@ -5,7 +5,7 @@ use oci_spec::runtime::Spec;
 use super::mounts::Mounts;
 use super::namespaces::{CGROUP, MOUNT, NET, Namespaces, PID, TIME, USER, UTS};
 use super::operation::{FIRST_FREE, Operation, Request, namespace_names};
-use super::{CgroupRequest, Extras, Facts, Plan, Services, c_string, process, rootfs};
+use super::{CgroupRequest, Extras, Facts, Plan, Rootfs, Services, c_string, process, rootfs};
 use crate::error::{Error, Result};
 
 pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Plan> {
@@ -71,34 +71,28 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         slots,
         idmaps: Vec::new(),
     };
-    if namespaces.makes(MOUNT) {
-        mounts.root()?;
-        if linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty()) {
-            mounts.prepare.extend([Operation::OpenNull, Operation::OpenEmpty]);
-        }
-        mounts.all()?;
-        mounts.devices()?;
-    } else {
-        mounts.bare_root()?;
+    let own_mounts = namespaces.makes(MOUNT);
+    if !own_mounts && matches!(extras.rootfs, Some(Rootfs::Overlay { .. })) {
+        return Err(Error::invalid("rootfs", "an overlay needs a new mount namespace"));
     }
+    mounts.root()?;
+    if linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty()) {
+        mounts.prepare.extend([Operation::OpenNull, Operation::OpenEmpty]);
+    }
+    mounts.all()?;
+    mounts.devices()?;
     let Mounts { prepare, attach, slots, idmaps, .. } = mounts;
-    if namespaces.makes(MOUNT) {
-        // The copy of the host's table must neither tell the host of mounts made here nor, once the sources are open, hear of
-        // new ones. In a user namespace of its own the copy is a slave already, and stays one for binds that want it.
-        let isolate = Operation::Isolate { flags: libc::MS_REC | libc::MS_SLAVE };
-        if facts.privileged {
-            outside.extend(prepare);
-            if !isolated {
-                inside.push(isolate);
-            }
-        } else {
-            inside.push(isolate);
-            inside.extend(prepare);
-        }
-        inside.push(rootfs::attach(spec, extras, isolated)?);
-    } else {
-        outside.extend(prepare);
+    // The copy of the host's table must neither tell the host of mounts made here nor, once the sources are open, hear of
+    // new ones. In a user namespace of its own the copy is a slave already, and stays one for binds that want it.
+    if own_mounts && !isolated {
+        inside.push(Operation::Isolate { flags: libc::MS_REC | libc::MS_SLAVE });
     }
+    if facts.privileged {
+        outside.extend(prepare);
+    } else {
+        inside.extend(prepare);
+    }
+    inside.push(rootfs::attach(spec, extras, isolated)?);
     inside.extend(attach);
 
     // Hooks see everything in place and the host's tree still there; masks come later so that hooks may still write below /proc.
@@ -106,11 +100,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         inside.push(Operation::Await(Request::CreateHooks));
     }
     rootfs::sysctls(spec, &namespaces, &mut inside)?;
-    if namespaces.makes(MOUNT) {
-        rootfs::finish(spec, extras, isolated, &namespaces, &mut inside)?;
-    } else {
-        inside.push(Operation::ChangeRoot);
-    }
+    rootfs::finish(spec, extras, isolated, &namespaces, &mut inside)?;
     let start_hooks = !hooks.start_container.is_empty();
     process::lower(
         &process::Input { process, spec, extras, facts, namespaces: &namespaces, start_hooks, gate: true },
@@ -135,9 +125,10 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
         may_share_memory: !namespaces.needs_two_stages()
             && namespaces.makes(PID)
+            // The score is one for all who share memory.
+            && process.oom_score_adj().is_none()
             && hooks.create_container.is_empty()
             && hooks.start_container.is_empty(),
-        suspends_launcher: process.oom_score_adj().is_some(),
         idmaps,
         cgroup: cgroup(spec, extras, facts, linux.is_some())?,
         program,
@@ -166,10 +157,11 @@ fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces
                 "they need a new mount namespace, or they would change the host",
             ));
         }
-        if spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
-            return Err(Error::invalid(
-                "mounts",
-                "they need a new mount namespace, or they would change the host",
+        // The mounts of such a container are made where it lives, below its root directory, and stay there after it.
+        if !facts.privileged {
+            return Err(Error::unsupported(
+                "a container without a mount namespace of its own",
+                "it takes CAP_SYS_ADMIN",
             ));
         }
     }

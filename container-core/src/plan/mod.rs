@@ -47,8 +47,6 @@ pub struct Plan {
     pub(crate) isolated: bool,
     /// The process may share the host program's memory until it executes the command.
     pub(crate) may_share_memory: bool,
-    /// The launching thread has to stand still until exec.
-    pub(crate) suspends_launcher: bool,
     /// User namespaces to make for idmapped mounts.
     pub(crate) idmaps: Vec<(Slot, Maps)>,
     pub(crate) cgroup: Option<CgroupRequest>,
@@ -75,8 +73,10 @@ pub(crate) struct Program {
     pub(crate) env: Vec<CString>,
     /// The paths to try, in order.
     pub(crate) candidates: Vec<CString>,
-    /// By descriptor, which rules magic links out; else by path because the filter refuses execveat.
+    /// The filter lets execveat through, so that the command can be run by its descriptor.
     pub(crate) by_descriptor: bool,
+    /// Nobody is in there yet who could change what a name leads to: a command behind a symbolic link can keep its name.
+    pub(crate) keeps_name: bool,
 }
 
 impl Plan {
@@ -89,7 +89,6 @@ impl Plan {
             clone_flags: 0,
             isolated: false,
             may_share_memory: false,
-            suspends_launcher: false,
             idmaps: Vec::new(),
             cgroup: None,
             program: Program::default(),

@@ -6,9 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::namespaces::{CGROUP, MOUNT, Namespaces, USER};
+use super::namespaces::{CGROUP, Namespaces, USER};
 use super::operation::{FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target, Upper};
-use super::{Extras, Facts, LowerLayer, Maps, Rootfs, c_string, rootfs, UpperLayer};
+use super::{Extras, Facts, LowerLayer, Maps, Rootfs, UpperLayer, c_string};
 use crate::error::{Error, Result};
 use crate::id_map::IdMapping;
 use crate::mount_options::{MountOptions, Propagation, Scope, attr};
@@ -57,9 +57,9 @@ impl Mounts<'_> {
                         Some(UpperLayer::Directories { upper, work }) => {
                             Some(Upper::Directories { upper: path(upper)?, work: path(work)? })
                         }
-                        Some(UpperLayer::Memory { size }) => {
-                            Some(Upper::Memory { size: c_string("size of the writable layer", size.to_string())? })
-                        }
+                        Some(UpperLayer::Memory { size }) => Some(Upper::Memory {
+                            size: c_string("size of the writable layer", size.to_string())?,
+                        }),
                     },
                     userxattr: *userxattr,
                     volatile: *volatile,
@@ -95,25 +95,6 @@ impl Mounts<'_> {
         let word = self.spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_ref());
         let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(None) };
         Ok(MountOptions::parse([word.as_str()])?.propagation.first().copied())
-    }
-
-    /// The root where mounts are not ours to make: only a directory to change into.
-    pub(super) fn bare_root(&mut self) -> Result<()> {
-        let path = match (&self.extras.rootfs, self.spec.root()) {
-            (Some(Rootfs::Overlay { .. }), _) => {
-                return Err(Error::invalid("rootfs", "an overlay needs a new mount namespace"));
-            }
-            (Some(Rootfs::Directory { source, .. }), _) => source.clone(),
-            (None, Some(root)) => self.extras.bundle.join(root.path()),
-            (None, None) => return Err(Error::invalid("root", "there is none")),
-        };
-        if rootfs::read_only(self.spec, self.extras) {
-            return Err(Error::invalid("root.readonly", "it needs a new mount namespace"));
-        }
-        debug_assert!(!self.namespaces.makes(MOUNT));
-        let path = c_string("root.path", path.as_os_str())?;
-        self.attach.push(Operation::OpenRoot { path });
-        Ok(())
     }
 
     /// All mounts of the spec, in their order.
@@ -162,12 +143,7 @@ impl Mounts<'_> {
                 )
             })?;
         let source = self.extras.bundle.join(source);
-        if let Some(data) = options.data.first() {
-            return Err(Error::invalid(
-                format!("mounts: {}", mount.destination().display()),
-                format!("a bind mount has no file system option {data:?}"),
-            ));
-        }
+        // Options for a file system have nothing to act on here; mount(2) passes over them too.
         let slot = self.slot();
         let name = source.display().to_string();
         let recursive = scope == Scope::Recursive;
@@ -286,7 +262,7 @@ impl Mounts<'_> {
         if let Some(label) = label.filter(|_| self.facts.selinux && !["proc", "sysfs"].contains(&kind)) {
             data.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
         }
-        self.attach.push(Operation::Mount(Box::new(NewMount {
+        let new = NewMount {
             kind: c_string("mounts.type", kind)?,
             source: c_string("mounts.source", source)?,
             data,
@@ -294,7 +270,16 @@ impl Mounts<'_> {
             after: changes(options, false),
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
-        })));
+        };
+        // What is made of the host's files has to be made where they are.
+        if self.facts.privileged && !pseudo {
+            let slot = self.slot();
+            let target = new.target.clone();
+            self.prepare.push(Operation::MakeMount { slot, new: Box::new(new) });
+            self.attach.push(Operation::Attach { slot, target, source: kind.to_owned() });
+        } else {
+            self.attach.push(Operation::Mount(Box::new(new)));
+        }
         Ok(())
     }
 

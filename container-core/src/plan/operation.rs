@@ -81,9 +81,14 @@ pub(crate) struct Overlay {
 /// What takes the changes of an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Upper {
-    Directories { upper: CString, work: CString },
+    Directories {
+        upper: CString,
+        work: CString,
+    },
     /// A tmpfs with this option for its size.
-    Memory { size: CString },
+    Memory {
+        size: CString,
+    },
 }
 
 /// Which kernel object a node in `/dev` is.
@@ -203,6 +208,15 @@ pub(crate) enum Operation {
         path: CString,
     },
     Mount(Box<NewMount>),
+    /// The same, but detached.
+    MakeMount {
+        slot: Slot,
+        new: Box<NewMount>,
+    },
+    /// Pipes among the standard streams become the command's user's, who else could not open them again.
+    GiveStreams {
+        uid: Option<u32>,
+    },
     Attach {
         slot: Slot,
         target: Target,
@@ -383,7 +397,8 @@ impl Operation {
             Self::Isolate { .. } | Self::RootPropagation { .. } => Step::Propagation,
             Self::AttachRoot { .. } => Step::AttachRoot,
             Self::OpenRoot { .. } => Step::OpenTree,
-            Self::Mount(_) | Self::Attach { .. } => Step::Mount,
+            Self::Mount(_) | Self::MakeMount { .. } | Self::Attach { .. } => Step::Mount,
+            Self::GiveStreams { .. } => Step::Descriptors,
             Self::Remount { .. } => Step::Remount,
             Self::Device(_) => Step::Device,
             Self::Link { .. } => Step::Link,
@@ -451,7 +466,8 @@ impl Operation {
             Self::Isolate { flags } => format!("the host's tree: {}", propagation_name(*flags)),
             Self::AttachRoot { path } => format!("at {}", text(path)),
             Self::OpenRoot { path } => text(path),
-            Self::Mount(mount) => {
+            Self::GiveStreams { .. } => "for the command's user".into(),
+            Self::Mount(mount) | Self::MakeMount { new: mount, .. } => {
                 let data: Vec<String> = mount
                     .data
                     .iter()
@@ -551,7 +567,9 @@ impl Overlay {
             .collect();
         let upper = match &self.upper {
             Some(Upper::Directories { upper, .. }) => format!(", changes to {}", upper.to_string_lossy()),
-            Some(Upper::Memory { size }) => format!(", changes to {} bytes of memory", size.to_string_lossy()),
+            Some(Upper::Memory { size }) => {
+                format!(", changes to {} bytes of memory", size.to_string_lossy())
+            }
             None => ", read-only".into(),
         };
         format!("{}{upper}{}", lower.join(":"), if self.volatile { " (volatile)" } else { "" })

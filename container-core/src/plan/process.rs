@@ -61,6 +61,9 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             console: input.gate,
         });
     }
+    if by_name || user.uid() != 0 {
+        inside.push(Operation::GiveStreams { uid: (!by_name).then_some(user.uid()) });
+    }
     inside.push(Operation::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 });
     scheduling(process, inside)?;
     memory_policy(spec, inside)?;
@@ -147,13 +150,17 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         }
     }
     let listener = program.as_ref().is_some_and(|program| program.notify);
-    let filter = program.map(|program| Operation::Seccomp { program, listener });
-    if no_new_privileges || filter.is_none() {
+    let mut filter = program.map(|program| Operation::Seccomp { program, listener });
+    let filtered = filter.is_some();
+    // A listener goes to whoever answers while the creator is there, who knows where; other filters wait for the start.
+    let early = if listener && input.gate { filter.take() } else { None };
+    if no_new_privileges || !filtered {
         reduce(inside);
         if no_new_privileges {
             inside.push(Operation::NoNewPrivileges);
         }
         inside.push(Operation::Locate);
+        inside.extend(early);
         start(input, inside);
         inside.extend(filter);
     } else {
@@ -161,6 +168,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             inside.push(Operation::RaiseEffective);
         }
         inside.push(Operation::Locate);
+        inside.extend(early);
         start(input, inside);
         inside.extend(filter);
         reduce(inside);
@@ -428,15 +436,34 @@ fn allows_execveat(profile: Option<&LinuxSeccomp>) -> bool {
 
 /// The command with everything execve takes.
 pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result<Program> {
-    let strings =
-        |list: &Option<Vec<String>>| list.iter().flatten().map(OsString::from).collect::<Vec<OsString>>();
     let args = extras.args.clone().unwrap_or_else(|| strings(process.args()));
-    let env = extras.env.clone().unwrap_or_else(|| strings(process.env()));
     let Some(command) = args.first().filter(|command| !command.is_empty()).cloned() else {
         return Err(Error::invalid("process.args", "there is no command"));
     };
-    let mut envp: Vec<CString> = Vec::new();
-    for entry in &env {
+    let env = environment(Some(process), extras)?;
+    let path = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
+    Ok(Program {
+        candidates: candidates(&command, path)?,
+        argv: args.iter().map(|arg| c_string("process.args", arg)).collect::<Result<_>>()?,
+        env,
+        by_descriptor: allows_execveat(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
+        keeps_name: true,
+    })
+}
+
+fn strings(list: &Option<Vec<String>>) -> Vec<OsString> {
+    list.iter().flatten().map(OsString::from).collect()
+}
+
+/// The environment: every name once, the last one wins.
+pub(super) fn environment(process: Option<&Process>, extras: &Extras) -> Result<Vec<CString>> {
+    let given = match (&extras.env, process) {
+        (Some(env), _) => env.clone(),
+        (None, Some(process)) => strings(process.env()),
+        (None, None) => Vec::new(),
+    };
+    let mut env: Vec<CString> = Vec::new();
+    for entry in &given {
         let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
         if name.is_empty() || !entry.as_bytes().contains(&b'=') {
             return Err(Error::invalid(format!("process.env {entry:?}"), "it is not NAME=value"));
@@ -448,18 +475,12 @@ pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result
         let entry = c_string("process.env", entry)?;
         let same =
             |known: &CString| known.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
-        match envp.iter().position(same) {
-            Some(at) => envp[at] = entry,
-            None => envp.push(entry),
+        match env.iter().position(same) {
+            Some(at) => env[at] = entry,
+            None => env.push(entry),
         }
     }
-    let path = env.iter().rev().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
-    Ok(Program {
-        candidates: candidates(&command, path)?,
-        argv: args.iter().map(|arg| c_string("process.args", arg)).collect::<Result<_>>()?,
-        env: envp,
-        by_descriptor: allows_execveat(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
-    })
+    Ok(env)
 }
 
 /// Where the command may be: itself when it has a slash, else in the directories of PATH.

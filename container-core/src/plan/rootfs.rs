@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use oci_spec::runtime::Spec;
 
-use super::namespaces::{IPC, NET, Namespaces, USER, UTS};
+use super::namespaces::{IPC, MOUNT, NET, Namespaces, USER, UTS};
 use super::operation::Operation;
 use super::{Extras, Rootfs, c_string};
 use crate::error::{Error, Result};
@@ -75,7 +75,9 @@ pub(super) fn finish(
     }
     // The launcher's mount namespace has nothing but an empty read-only directory: the root can simply cover it. With a user
     // namespace there is a procfs beside it (the kernel wants to see one before it mounts another), so everything old goes.
-    inside.push(if isolated && !namespaces.contains(USER) {
+    inside.push(if !namespaces.makes(MOUNT) {
+        Operation::ChangeRoot
+    } else if isolated && !namespaces.contains(USER) {
         Operation::MoveRoot
     } else {
         Operation::PivotRoot

@@ -253,8 +253,7 @@ pub(crate) fn fork_beside(flags: u64) -> Sys<Option<i32>> {
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM and without a new stack this is fork: the child returns here on its copy of the stack.
-    let pid = unsafe {
-        super::raw::syscall!(libc::SYS_clone3, std::ptr::from_ref(&args), size_of::<CloneArgs>())
-    }?;
+    let pid =
+        unsafe { super::raw::syscall!(libc::SYS_clone3, std::ptr::from_ref(&args), size_of::<CloneArgs>()) }?;
     Ok((pid != 0).then_some(pidfd))
 }

@@ -81,7 +81,12 @@ impl Vectors {
     }
 
     /// Makes `interpreter` the command and the script its argument, as the kernel does: `interpreter [argument] script ...`.
-    pub(crate) fn interpret(&mut self, script: &[u8], interpreter: &[u8], argument: Option<&[u8]>) -> Sys<()> {
+    pub(crate) fn interpret(
+        &mut self,
+        script: &[u8],
+        interpreter: &[u8],
+        argument: Option<&[u8]>,
+    ) -> Sys<()> {
         let script = self.keep(script)?;
         if let Some(first) = self.argv.get_mut(self.first) {
             *first = script;
@@ -118,9 +123,8 @@ impl Vectors {
     pub(crate) fn exec_descriptor(&mut self, fd: i32) -> Errno {
         let (argv, envp) = self.finish();
         // SAFETY: both vectors end in null and point to NUL-terminated strings that live as long as `self`.
-        let failed = unsafe {
-            syscall!(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH)
-        };
+        let failed =
+            unsafe { syscall!(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH) };
         failed.err().unwrap_or(Errno(libc::EINVAL))
     }
 
@@ -137,13 +141,7 @@ impl Vectors {
 pub(crate) fn may_execute(fd: i32) -> Sys<()> {
     // SAFETY: the path is a literal.
     unsafe {
-        syscall!(
-            libc::SYS_faccessat2,
-            fd,
-            c"".as_ptr(),
-            libc::X_OK,
-            libc::AT_EMPTY_PATH | libc::AT_EACCESS
-        )
+        syscall!(libc::SYS_faccessat2, fd, c"".as_ptr(), libc::X_OK, libc::AT_EMPTY_PATH | libc::AT_EACCESS)
     }
     .map(drop)
 }

@@ -49,10 +49,8 @@ pub(crate) fn attach(mount: i32, target: i32) -> Sys<()> {
 pub(crate) fn attach_at(mount: i32, target: &CStr) -> Sys<()> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH;
     // SAFETY: both paths end in NUL.
-    unsafe {
-        syscall!(libc::SYS_move_mount, mount, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags)
-    }
-    .map(drop)
+    unsafe { syscall!(libc::SYS_move_mount, mount, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags) }
+        .map(drop)
 }
 
 /// Changes the attributes of the mount `mount` is the root of, and of those below it when `recursive`.

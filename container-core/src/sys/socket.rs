@@ -41,8 +41,7 @@ pub(crate) fn send(socket: i32, bytes: &[u8], fd: Option<i32>) -> Sys<()> {
     let message = message(&mut part, fd.is_some().then_some(&mut control));
     loop {
         // SAFETY: the message describes `bytes` and `control`, which live across the call; sending only reads them.
-        let sent =
-            unsafe { syscall!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) };
+        let sent = unsafe { syscall!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) };
         match sent {
             Err(Errno(libc::EINTR)) => {}
             other => return other.map(drop),
@@ -61,8 +60,7 @@ pub(crate) fn receive(socket: i32, buffer: &mut [u8]) -> Sys<(usize, Option<i32>
     let mut message = message(&mut part, Some(&mut control));
     let length = loop {
         // SAFETY: the message describes `buffer` and `control`, both writable and alive across the call.
-        let got =
-            unsafe { syscall!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let got = unsafe { syscall!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
         match got {
             Err(Errno(libc::EINTR)) => {}
             other => break other?,
