@@ -31,6 +31,7 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     match made {
         Ok(_) => Ok(()),
         Err(failure) => {
+            record::unmount(&creating);
             forget(entry);
             Err(failure)
         }
@@ -56,6 +57,7 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
     let (running, record) = match started {
         Ok(started) => started,
         Err(failure) => {
+            record::unmount(&creating);
             forget(entry);
             return Err(failure);
         }
@@ -70,7 +72,7 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
     foreground::attend(running.pidfd.as_fd(), &signals, terminal)?;
     let status = foreground::status(running.pidfd.as_fd())?;
     if !keep {
-        finish(context, &found.record.id, running.cgroup.as_ref(), bundle.spec.hooks().as_ref())?;
+        finish(context, &found.record, running.cgroup.as_ref(), bundle.spec.hooks().as_ref())?;
     }
     Ok(ExitCode::from(status))
 }
@@ -201,10 +203,11 @@ fn forget(entry: Entry) {
 /// Takes down what a container in the foreground left, unless somebody deleted it meanwhile.
 fn finish(
     context: &Context,
-    id: &str,
+    record: &Record,
     cgroup: Option<&cgroup::Cgroup>,
     hooks: Option<&Hooks>,
 ) -> Result<(), Failure> {
+    let id = &record.id;
     let entry = match context.state.lock(id) {
         Ok(entry) => entry,
         Err(container_core::Error::NotFound { .. }) => return Ok(()),
@@ -217,10 +220,10 @@ fn finish(
             .and_then(|()| cgroup.remove())
             .map_err(|error| Failure::because(format!("remove the control group of {id}"), error))?;
     }
-    let record = if hooks.is_some() { entry.record().ok() } else { None };
+    record::unmount(record);
     entry.remove()?;
-    if let (Some(hooks), Some(record)) = (hooks, record) {
-        poststop(context, hooks, &record);
+    if let Some(hooks) = hooks {
+        poststop(context, hooks, record);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use container_core::state::{Entry, Status};
+use container_core::state::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::context::{Context, Found};
@@ -68,13 +68,10 @@ pub fn remove(context: &Context, found: Found) -> Result<(), Failure> {
     }
     let spec = found.entry.spec();
     let Found { entry, record } = found;
-    forget(entry)?;
+    crate::record::unmount(&record);
+    entry.remove()?;
     if let Some(hooks) = spec.ok().as_ref().and_then(|spec| spec.hooks().as_ref()) {
         crate::create::poststop(context, hooks, &record);
     }
     Ok(())
-}
-
-fn forget(entry: Entry) -> Result<(), Failure> {
-    entry.remove().map_err(Failure::from)
 }

@@ -25,8 +25,34 @@ fn own_pid_namespace(spec: &Spec) -> bool {
     namespaces.is_some_and(|namespaces| namespaces.iter().any(own))
 }
 
+/// In the record: the container was set up in somebody else's mount namespace, where its mounts lie on its root directory.
+const FOREIGN_MOUNTS: &str = "foreignMounts";
+
+fn own_mount_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own = |namespace: &LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::Mount && namespace.path().is_none()
+    };
+    namespaces.is_some_and(|namespaces| namespaces.iter().any(own))
+}
+
+/// Takes away what a container without a mount namespace of its own has mounted in ours.
+pub fn unmount(record: &Record) {
+    if !record.extra.contains_key(FOREIGN_MOUNTS) {
+        return;
+    }
+    // All mounts below go along. Where the container joined another mount namespace nothing is mounted here.
+    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
+    let _ = rustix::mount::unmount(&record.rootfs, flags);
+}
+
 /// The record of a container that has no process yet.
 pub fn creating(id: &str, bundle: &Bundle) -> Record {
+    let mut extra = serde_json::Map::new();
+    extra.insert(PID_NAMESPACE.to_owned(), own_pid_namespace(&bundle.spec).into());
+    if !own_mount_namespace(&bundle.spec) {
+        extra.insert(FOREIGN_MOUNTS.to_owned(), true.into());
+    }
     Record {
         oci_version: bundle.spec.version().clone(),
         id: id.to_owned(),
@@ -40,7 +66,7 @@ pub fn creating(id: &str, bundle: &Bundle) -> Record {
         created: rfc3339(SystemTime::now()),
         annotations: sorted(bundle.spec.annotations().as_ref()),
         cgroups: Vec::new(),
-        extra: [(PID_NAMESPACE.to_owned(), own_pid_namespace(&bundle.spec).into())].into_iter().collect(),
+        extra,
     }
 }
 
