@@ -15,7 +15,7 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use flate2::Crc;
@@ -43,15 +43,17 @@ const KINDS: [NodeKind; 7] = [
 /// What of the flags holds beyond the unpacking.
 const KEPT: u8 = flags::EXPLICIT | flags::OPAQUE | flags::FRESH | flags::LINKED | flags::HIDES;
 
+const BUFFER: usize = 64 << 10;
+
 /// Writes the index of a settled layer to a new file.
 pub(crate) fn write(tree: &Tree, path: &Path) -> Result<()> {
     let write = || -> io::Result<()> {
         let file = std::fs::File::create_new(path)?;
-        let mut out = Output { inner: BufWriter::with_capacity(64 << 10, file), crc: Crc::new() };
+        let mut out = Output { inner: file, buffer: Vec::with_capacity(BUFFER), crc: Crc::new() };
         write_tree(tree, &mut out)?;
+        out.flush()?;
         let crc = out.crc.sum().to_le_bytes();
-        out.inner.write_all(&crc)?;
-        out.inner.flush()
+        out.inner.write_all(&crc)
     };
     write().map_err(Error::io("write", path))
 }
@@ -98,13 +100,25 @@ pub(crate) fn read_root(path: &Path) -> Result<Tree> {
 
 struct Output<W> {
     inner: W,
+    buffer: Vec<u8>,
     crc: Crc,
 }
 
 impl<W: Write> Output<W> {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.crc.update(bytes);
-        self.inner.write_all(bytes)
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// A checksum of many pieces at once takes a fraction of the time.
+    fn flush(&mut self) -> io::Result<()> {
+        self.crc.update(&self.buffer);
+        self.inner.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn number(&mut self, mut value: u64) -> io::Result<()> {

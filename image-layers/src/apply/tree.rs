@@ -3,7 +3,9 @@
 //! It holds one layer's changes while the layer is read, and the merged view of several layers afterwards. About 80
 //! bytes an entry in three flat allocations, because it is the one thing whose size follows the layer's.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
 
 use hashbrown::HashTable;
 
@@ -154,7 +156,7 @@ impl Tree {
         Tree {
             nodes: vec![root],
             table: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             text: Vec::new(),
             xattrs: Vec::new(),
         }

@@ -26,13 +26,10 @@ impl<'a> Header<'a> {
         let header = Header(block);
         let at = || format!("header at byte {offset}");
         let stored = header.number(148, 8, at)?;
-        let (mut unsigned, mut signed) = (0i64, 0i64);
-        for (i, &byte) in block.iter().enumerate() {
-            let byte = if (148..156).contains(&i) { b' ' } else { byte };
-            unsigned += i64::from(byte);
-            signed += i64::from(byte as i8);
-        }
-        if stored != unsigned && stored != signed {
+        // The field itself counts as spaces. In a form that the compiler makes vector instructions of.
+        let sum = |value: fn(u8) -> i32, bytes: &[u8]| bytes.iter().map(|&byte| value(byte)).sum::<i32>();
+        let total = |value| sum(value, block) - sum(value, &block[148..156]) + 8 * i32::from(b' ');
+        if stored != i64::from(total(i32::from)) && stored != i64::from(total(|byte| i32::from(byte as i8))) {
             return Err(invalid(at(), "wrong header checksum, this is no tar archive or a damaged one"));
         }
         Ok(header)
