@@ -9,6 +9,8 @@ mod dir;
 mod error;
 mod events;
 mod freeze;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod hierarchy;
 mod hugetlb;

@@ -144,3 +144,8 @@ impl Scope {
         self.systemd.bus.stop(&self.name)
     }
 }
+
+/// For [`crate::fuzzing`].
+pub(crate) fn fuzzing(limits: &Limits) {
+    let _ = properties::of(limits);
+}
