@@ -173,7 +173,8 @@ impl Tree for Model {
 fn skip(need: &str, reason: &str) {
     let required = std::env::var("CONTAINER_TESTS_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == need), "{need} required: {reason}");
-    eprintln!("SKIPPED: {reason}");
+    // Past the capture of output that successful tests have.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED: {reason}\n"));
 }
 
 /// A mounted image, at no place in the tree: it goes when the descriptor is closed.
