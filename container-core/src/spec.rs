@@ -394,8 +394,9 @@ impl ContainerBuilder {
         if facts.privileged && !own_user_namespace && limits.devices.is_none() {
             limits.devices = Some(cgroup::DeviceRule::defaults());
         }
-        // Fewer groups are quicker to make: those of the limits, and those whose figures an outcome tells.
-        let told = [cgroup::Controller::Memory, cgroup::Controller::Cpu, cgroup::Controller::Pids];
+        // Fewer groups are quicker to make: those of the limits, those whose figures an outcome tells, and what pauses.
+        use cgroup::Controller::{Cpu, Freezer, Memory, Pids};
+        let told = [Memory, Cpu, Pids, Freezer];
         extras.controllers = limits.controllers().iter().chain(told).collect();
         LinuxResources::try_from(&limits).map(Some).map_err(|e| Error::invalid("limits", e.to_string()))
     }

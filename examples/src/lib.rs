@@ -1,5 +1,7 @@
 //! The examples are the `[[example]]` targets of this package: `cargo run --example NAME`. Here is what several of them need.
 
+pub mod host_root;
+
 use std::error::Error;
 
 /// An error says what failed; what caused it are its sources. Both in one line.

@@ -150,7 +150,12 @@ impl ExecBuilder {
     /// # Errors
     /// As [`status`](Self::status).
     pub fn output(&self) -> Result<Output> {
-        self.launch(DefaultStreams::Collect)?.wait_with_output()
+        self.start_collecting()?.wait_with_output()
+    }
+
+    /// Starts it with streams that are fed and collected.
+    pub(crate) fn start_collecting(&self) -> Result<Exec> {
+        self.launch(DefaultStreams::Collect)
     }
 
     fn launch(&self, default: DefaultStreams) -> Result<Exec> {
@@ -172,8 +177,15 @@ impl ExecBuilder {
             cgroup: core.cgroup.as_ref(),
         };
         let running = launch::exec(&target, &plan, ends.io).map_err(|error| {
-            // Whatever a container that is going away answered: it is not running.
-            if core.process.has_ended() { core.not_running() } else { error }
+            // Whatever a container that is going away answered: it is not running. These answers come of a process that is about
+            // to have ended, so its end is waited for.
+            let dying =
+                matches!(error.errno(), Some(libc::ESRCH | libc::ENOMEM | libc::ENOENT | libc::EINVAL));
+            let grace = if dying { Duration::from_millis(200) } else { Duration::ZERO };
+            match core.process.wait_timeout(Some(grace)) {
+                Ok(None) => error,
+                _ => core.not_running(),
+            }
         })?;
         let launch::Running { pid, pidfd, terminal, .. } = running;
         let Streams { stdin, stdout, stderr } = ends.streams;
@@ -229,7 +241,7 @@ pub struct Exec {
     pub stdout: Option<PipeReader>,
     /// The reading end of standard error, if that is a pipe.
     pub stderr: Option<PipeReader>,
-    process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
     terminal: Option<OwnedFd>,
     bounds: Bounds,
     _container: Arc<Core>,

@@ -1,5 +1,7 @@
 //! What a program holds of a container it started: shaped as [`std::process::Child`].
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod capture;
 mod detach;
 mod exec;
@@ -273,6 +275,8 @@ impl Container {
     /// # Errors
     /// The first thing that could not be removed; everything else was.
     pub fn remove(mut self) -> Result<()> {
+        // Of an opened container too: there it is asked for in so many words.
+        self.resources.released = false;
         self.clean()
     }
 
@@ -359,7 +363,11 @@ impl Core {
 
     pub(crate) fn is_paused(&self) -> Result<bool> {
         match &self.cgroup {
-            Some(group) => group.is_frozen().map_err(cgroup_error),
+            // What nothing can freeze is not frozen.
+            Some(group) => match group.is_frozen() {
+                Err(cgroup::Error::NoController { .. }) => Ok(false),
+                other => other.map_err(cgroup_error),
+            },
             None => Ok(false),
         }
     }

@@ -54,7 +54,7 @@ impl Process {
                 if !self.ended_within(Some(Duration::ZERO))? {
                     return Ok(None);
                 }
-                match sys::pidfd::exit_status(self.pidfd.as_fd()) {
+                match sys::pidfd::exit_status(self.pidfd.as_fd()).or_else(|| self.status_after_collection()) {
                     Some(status) => *known = Some(status),
                     None => return Err(Error::StatusLost { pid: self.pid }),
                 }
@@ -62,6 +62,18 @@ impl Process {
             Err(e) => return Err(Error::io("wait for", format!("process {}", self.pid), e)),
         }
         Ok(*known)
+    }
+
+    /// The kernel gives the status to others only once the parent has collected it, which an init does at once. The descriptor
+    /// then hangs up.
+    fn status_after_collection(&self) -> Option<ExitStatus> {
+        if !sys::pidfd::keeps_exit_status() {
+            return None;
+        }
+        let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::empty())];
+        let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+        poll(&mut descriptors, Some(&patience)).ok()?;
+        sys::pidfd::exit_status(self.pidfd.as_fd())
     }
 
     /// Waits until the process has ended or the time is up (`None`: for ever). It stays uncollected.

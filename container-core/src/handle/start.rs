@@ -86,6 +86,21 @@ impl Created {
         &mut self.container
     }
 
+    /// What [`run`](Self::run) feeds to standard input, if that is a pipe.
+    pub fn input(mut self, input: impl Into<Arc<[u8]>>) -> Self {
+        self.container.bounds.input = Some(input.into());
+        self
+    }
+
+    /// Executes the command and follows it to its end, as [`ContainerBuilder::run`] does. Streams that are to be collected
+    /// have to be pipes.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`Container::finish`].
+    pub fn run(self) -> Result<Outcome> {
+        self.start()?.finish()
+    }
+
     /// Executes the command.
     ///
     /// # Errors
@@ -282,7 +297,12 @@ impl ContainerBuilder {
     /// # Errors
     /// Only if it never started, or could not be followed: see [`Outcome`] for everything else.
     pub fn run(&self) -> Result<Outcome> {
-        self.launch(DefaultStreams::Collect)?.finish()
+        self.start_collecting()?.finish()
+    }
+
+    /// Starts it with streams that are fed and collected.
+    pub(crate) fn start_collecting(&self) -> Result<Container> {
+        self.launch(DefaultStreams::Collect)
     }
 
     fn launch(&self, default: DefaultStreams) -> Result<Container> {

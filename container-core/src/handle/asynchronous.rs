@@ -1,0 +1,214 @@
+//! Async twins of the blocking calls, for tokio.
+//!
+//! Starting takes a millisecond or two of system calls and runs on a blocking thread; waiting, feeding and reading are done by
+//! the reactor, with no thread per container. Every call can be dropped at any point: a container that is being started is then
+//! taken down, one that is being followed is killed, and a wait changes nothing.
+
+use std::os::fd::AsFd;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::process::{Next, Watch};
+use super::{Container, Created, Exec, ExecBuilder, Outcome, Output, Process};
+use crate::builder::ContainerBuilder;
+use crate::error::{Error, Result};
+
+/// Runs a blocking call where it holds nobody up.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::unsupported("starting a container", "the runtime is shutting down")),
+        },
+    }
+}
+
+fn watched<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, interest)
+        .map_err(|e| Error::io("watch", "a descriptor of the process", e))
+}
+
+/// Waits until the process has ended; it stays uncollected.
+async fn ended(process: &Process) -> Result<()> {
+    let pidfd = watched(process.pidfd.as_fd(), Interest::READABLE)?;
+    while !process.has_ended() {
+        let mut guard = pidfd.readable().await.map_err(|e| Error::io("watch", "pidfd", e))?;
+        guard.clear_ready();
+    }
+    Ok(())
+}
+
+/// Waits for whatever comes first: the end, room for input, output, or the time.
+async fn any(watch: &Watch, process: &Process, until: Option<Instant>) -> Result<()> {
+    let (input, [stdout, stderr]) = watch.capture.waiting();
+    let input = input.map(|pipe| watched(pipe, Interest::WRITABLE)).transpose()?;
+    let stdout = stdout.map(|pipe| watched(pipe, Interest::READABLE)).transpose()?;
+    let stderr = stderr.map(|pipe| watched(pipe, Interest::READABLE)).transpose()?;
+    let readable = async |pipe: &Option<AsyncFd<_>>| match pipe {
+        Some(pipe) => pipe.readable().await.map(drop),
+        None => std::future::pending().await,
+    };
+    let writable = async {
+        match &input {
+            Some(pipe) => pipe.writable().await.map(drop),
+            None => std::future::pending().await,
+        }
+    };
+    let time = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = ended(process) => result,
+        result = readable(&stdout) => result.map_err(|e| Error::io("watch", "pipe", e)),
+        result = readable(&stderr) => result.map_err(|e| Error::io("watch", "pipe", e)),
+        result = writable => result.map_err(|e| Error::io("watch", "pipe", e)),
+        () = time => Ok(()),
+    }
+}
+
+impl ContainerBuilder {
+    /// Async twin of [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub async fn spawn_async(&self) -> Result<Container> {
+        let builder = self.clone();
+        blocking(move || builder.spawn()).await
+    }
+
+    /// Async twin of [`create`](Self::create).
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_async(&self) -> Result<Created> {
+        let builder = self.clone();
+        blocking(move || builder.create()).await
+    }
+
+    /// Async twin of [`output`](Self::output).
+    ///
+    /// # Errors
+    /// As [`output`](Self::output).
+    pub async fn output_async(&self) -> Result<Output> {
+        self.run_async().await.map(Output::from)
+    }
+
+    /// Async twin of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_async(&self) -> Result<Outcome> {
+        let builder = self.clone();
+        let container = blocking(move || builder.start_collecting()).await?;
+        container.finish_async().await
+    }
+}
+
+impl Created {
+    /// Async twin of [`start`](Self::start).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_async(self) -> Result<Container> {
+        blocking(move || self.start()).await
+    }
+}
+
+impl Container {
+    /// Async twin of [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn wait_async(&mut self) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        ended(&self.core.process).await?;
+        self.wait()
+    }
+
+    /// Async twin of [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn finish_async(mut self) -> Result<Outcome> {
+        let mut watch = self.watch()?;
+        while !self.core.process.has_ended() {
+            match watch.step(&|| self.core.cpu_time())? {
+                Next::Wait(until) => any(&watch, &self.core.process, until).await?,
+                Next::Kill => self.core.kill_for_limit()?,
+            }
+        }
+        // Reading the last figures and taking everything down is a millisecond of system calls.
+        blocking(move || self.outcome(watch)).await
+    }
+
+    /// Async twin of [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub async fn stop_async(&mut self, grace: Duration) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        self.core.process.signal(self.core.stop_signal)?;
+        let in_time = tokio::time::timeout(grace, ended(&self.core.process)).await;
+        if in_time.is_err() {
+            self.core.kill_for_limit()?;
+            ended(&self.core.process).await?;
+        }
+        self.wait()
+    }
+
+    /// Async twin of [`remove`](Self::remove), which dropping is not: that takes a millisecond or two of the thread it
+    /// happens on.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub async fn remove_async(self) -> Result<()> {
+        blocking(move || self.remove()).await
+    }
+}
+
+impl ExecBuilder {
+    /// Async twin of [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub async fn spawn_async(&self) -> Result<Exec> {
+        let builder = self.clone();
+        blocking(move || builder.spawn()).await
+    }
+
+    /// Async twin of [`output`](Self::output).
+    ///
+    /// # Errors
+    /// As [`output`](Self::output).
+    pub async fn output_async(&self) -> Result<Output> {
+        let builder = self.clone();
+        let mut exec = blocking(move || builder.start_collecting()).await?;
+        let mut watch = exec.watch()?;
+        while !exec.process.has_ended() {
+            match watch.step(&|| None)? {
+                Next::Wait(until) => any(&watch, &exec.process, until).await?,
+                Next::Kill => drop(exec.process.signal(libc::SIGKILL)?),
+            }
+        }
+        exec.output(watch)
+    }
+}
+
+impl Exec {
+    /// Async twin of [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn wait_async(&mut self) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        ended(&self.process).await?;
+        self.wait()
+    }
+}

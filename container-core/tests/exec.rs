@@ -1,0 +1,93 @@
+//! More processes in a running container, and pausing (LC-H31, H32).
+
+mod fixture;
+
+use std::time::{Duration, Instant};
+
+use container_core::{End, Error, Signal, Stdio};
+use fixture::Root;
+
+#[test]
+fn output_status_environment_and_user() {
+    if !fixture::containers() {
+        return;
+    }
+    let root = Root::new();
+    let container = root.shell("export HIDDEN=1; sleep 60").env("GIVEN", "yes").spawn().unwrap();
+    let shell = |script: &str| container.exec(["/bin/sh", "-c", script]);
+    let output =
+        shell("echo $GIVEN$MORE; echo $HIDDEN; echo bad >&2; exit 4").env("MORE", "more").output().unwrap();
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"yesmore\n\n"[..], &b"bad\n"[..]));
+    assert_eq!(output.end, End::Exited(4));
+    let output = container.exec(["cat"]).input(vec![b'x'; 300_000]).output().unwrap();
+    assert_eq!(output.stdout.len(), 300_000);
+    let output = shell("pwd; cat /proc/1/cmdline | tr '\\0' ' '").current_dir("/tmp").output().unwrap();
+    assert!(output.stdout.starts_with(b"/tmp\n/bin/sh -c export"), "{output:?}");
+    let output = shell("sleep 50").timeout(Duration::from_millis(100)).output().unwrap();
+    assert!(matches!(output.end, End::TimedOut(_)), "{output:?}");
+
+    let mut exec = shell("read line; echo got $line; exit 9")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(exec.stdin.as_mut().unwrap(), b"word\n").unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(exec.stdout.as_mut().unwrap(), &mut text).unwrap();
+    assert_eq!((text.as_str(), exec.wait().unwrap().code()), ("got word\n", Some(9)));
+    assert!(container.try_wait().unwrap().is_none(), "the container itself goes on");
+}
+
+#[test]
+fn h31_pausing() {
+    if !fixture::limits() {
+        return;
+    }
+    let root = Root::new();
+    let busy = "for n in 1 2 3 4 5 6; do (while :; do /bin/true; done) & done; while :; do /bin/true; done";
+    let mut container = root.shell(busy).pids(100).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    container.pause().unwrap();
+    container.pause().unwrap();
+    assert!(container.is_paused().unwrap());
+    let used = container.stats().unwrap().cpu.usage.unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(container.stats().unwrap().cpu.usage.unwrap(), used, "CPU time while paused");
+    assert!(matches!(container.exec(["true"]).output(), Err(Error::Paused { .. })));
+    container.resume().unwrap();
+    container.resume().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(container.stats().unwrap().cpu.usage.unwrap() > used);
+    assert_eq!(container.exec(["true"]).output().unwrap().end, End::Exited(0));
+
+    container.pause().unwrap();
+    let before = Instant::now();
+    container.kill(Signal::KILL).unwrap();
+    container.wait().unwrap();
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(matches!(container.pause(), Err(Error::NotRunning { .. })));
+}
+
+#[test]
+fn h32_exec_after_death() {
+    if !fixture::containers() {
+        return;
+    }
+    let root = Root::new();
+    for n in 0..100 {
+        let mut container = root.shell("exit 7").spawn().unwrap();
+        if n % 2 == 0 {
+            std::thread::sleep(Duration::from_micros(200 * n));
+        }
+        match container.exec(["true"]).output() {
+            // It ran; what killed it, if anything, was the end of the container.
+            Ok(output) => {
+                assert!(matches!(output.end, End::Exited(0) | End::Signaled { signal: 9, .. }), "{output:?}")
+            }
+            Err(Error::NotRunning { .. }) => {}
+            Err(other) => panic!("{n}: {other:?}"),
+        }
+        assert_eq!(container.wait().unwrap().code(), Some(7));
+        assert!(matches!(container.exec(["true"]).output(), Err(Error::NotRunning { .. })));
+    }
+}

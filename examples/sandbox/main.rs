@@ -1,0 +1,136 @@
+//! Runs source code nobody has read, within all limits, and says how it ended and what it used.
+//!
+//! ```sh
+//! cargo run --example sandbox                       # six programs, each with another end
+//! cargo run --example sandbox -- main.py < input    # .py, .sh, .pl, .js, .rb, with the host's interpreters
+//! ```
+
+use std::error::Error;
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use container_core::{End, Outcome, Resource};
+use examples::host_root::HostRoot;
+use examples::with_causes;
+
+const MEMORY: u64 = 128 << 20;
+const SCRATCH: u64 = 32 << 20;
+const OUTPUT: usize = 64 << 10;
+
+/// Name and source. Every one ends in its own way.
+const DEMO: [(&str, &str); 6] = [
+    ("sum of two numbers", "read a b; echo $((a + b))"),
+    ("exit status 137", "echo not killed, just a number; exit 137"),
+    ("never ends", "while :; do :; done"),
+    ("too much memory", "x=$(head -c 400000000 /dev/zero | tr '\\0' x); echo ${#x}"),
+    ("too much output", "while :; do echo spam; done"),
+    ("fork bomb", "n=0; while [ $n -lt 200 ]; do sleep 3 & n=$((n + 1)); done; wait"),
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sandbox: {}", with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
+    let root = HostRoot::new()?;
+    let Some(file) = std::env::args_os().nth(1) else {
+        for (name, source) in DEMO {
+            println!("== {name}");
+            show(&judge(&root, "sh", source.as_bytes(), b"40 2\n".to_vec())?);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let file = Path::new(&file);
+    let source = std::fs::read(file)?;
+    let interpreter = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("py") => "python3",
+        Some("pl") => "perl",
+        Some("js") => "node",
+        Some("rb") => "ruby",
+        _ => "sh",
+    };
+    let mut input = Vec::new();
+    if !std::io::stdin().is_terminal() {
+        std::io::stdin().read_to_end(&mut input)?;
+    }
+    let outcome = judge(&root, interpreter, &source, input)?;
+    show(&outcome);
+    Ok(if outcome.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn judge(
+    root: &HostRoot,
+    interpreter: &str,
+    source: &[u8],
+    input: Vec<u8>,
+) -> container_core::Result<Outcome> {
+    let mut created = root
+        .container()
+        .sandbox()
+        .command([interpreter, "/work/main"])
+        .current_dir("/work")
+        // The root itself stays empty; what the program writes is in memory and gone with it.
+        .read_only(false)
+        .writable_memory(SCRATCH)
+        .memory(MEMORY)
+        .cpus(1.0)
+        .pids(32)
+        .rlimit(Resource::OpenFiles, 64, 64)
+        .timeout(Duration::from_secs(4))
+        .cpu_time(Duration::from_secs(1))
+        .output_limit_kill(OUTPUT)
+        // Without rights over control groups it still runs, with what can be had, and says so.
+        .limits_best_effort(true)
+        .stdin(container_core::Stdio::piped())
+        .stdout(container_core::Stdio::piped())
+        .stderr(container_core::Stdio::piped())
+        .create()?;
+    created.container().write_file("/work/main", 0o644, source)?;
+    created.input(input).run()
+}
+
+fn show(outcome: &Outcome) {
+    let said = match outcome.end {
+        End::Exited(code) => format!("exited with {code}"),
+        End::Signaled { signal, .. } => format!("killed by signal {signal}"),
+        End::OutOfMemory(_) => format!("out of memory (limit {} MiB)", MEMORY >> 20),
+        End::TimedOut(limit) => format!("out of time ({limit:?})"),
+        End::OutputLimit(stream) => format!("wrote more than {} KiB to {stream:?}", OUTPUT >> 10),
+        End::Stopped => "stopped".to_owned(),
+        ref other => format!("{other:?}"),
+    };
+    let out = &outcome.stdout[..outcome.stdout.len().min(200)];
+    let _ = std::io::stdout().write_all(out);
+    if !out.is_empty() && !out.ends_with(b"\n") {
+        println!();
+    }
+    if !outcome.stderr.is_empty() {
+        let text = String::from_utf8_lossy(&outcome.stderr);
+        println!("(stderr) {}", text.lines().next().unwrap_or_default());
+    }
+    print!("-> {said}; {:.0?} wall", outcome.wall_time);
+    if let Some(cpu) = outcome.cpu_time {
+        print!(", {cpu:.0?} CPU");
+    }
+    if let Some(peak) = outcome.peak_memory {
+        print!(", {:.1} MiB at most", peak as f64 / f64::from(1 << 20));
+    }
+    if outcome.oom_kills > 0 {
+        print!(", {} killed for want of memory", outcome.oom_kills);
+    }
+    if outcome.pids_limit_hits > 0 {
+        print!(", {} forks refused", outcome.pids_limit_hits);
+    }
+    println!();
+    for limit in &outcome.skipped_limits {
+        println!("   limit left out: {limit}");
+    }
+}
