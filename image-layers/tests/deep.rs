@@ -33,7 +33,7 @@ fn odd_path(dir: &Path) -> PathBuf {
 
 #[test]
 fn two_hundred_layers_in_a_long_and_odd_path() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let store =
         StoreOptions::new().backend(SnapshotKind::Overlay).open_or_create(odd_path(dir.path())).unwrap();
     assert!(store.path().as_os_str().len() >= 200);
@@ -68,7 +68,7 @@ fn two_hundred_layers_in_a_long_and_odd_path() {
 
 #[test]
 fn more_layers_than_the_kernel_stacks() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let input = layout(&dir.path().join("layout"), &layers(501), "x/deep:1");
     let store =
         StoreOptions::new().backend(SnapshotKind::Overlay).open_or_create(dir.path().join("store")).unwrap();
@@ -86,7 +86,7 @@ fn more_layers_than_the_kernel_stacks() {
 
 #[test]
 fn an_opaque_root_cuts_the_stack() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let mut all = layers(10);
     all.push(Layer::plain(Tar::new().file(".wh..wh..opq", "").file("only", "1").finish()));
     all.extend(layers(1));

@@ -93,7 +93,7 @@ fn assert_whole(store: &Store, image: &Image) {
 
 #[test]
 fn a_kill_at_any_moment_leaves_a_store_that_works() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let input = layout(&dir.path().join("layout"), &five_layers(), "x/killed:1");
     let path = dir.path().join("store");
     let mut whole = Duration::MAX;
@@ -141,7 +141,7 @@ fn a_kill_at_any_moment_leaves_a_store_that_works() {
 
 #[test]
 fn several_programs_share_one_store() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let input = layout(&dir.path().join("layout"), &five_layers(), "x/shared:1");
     for round in 0..5 {
         let path = dir.path().join(format!("store{round}"));
@@ -163,7 +163,7 @@ fn several_programs_share_one_store() {
 
 #[test]
 fn who_waits_for_a_killed_program_takes_over() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let input = layout(&dir.path().join("layout"), &five_layers(), "x/shared:1");
     let delays = noise(8, u64::from(std::process::id()));
     for (round, delay) in delays.into_iter().enumerate() {
@@ -185,7 +185,7 @@ fn who_waits_for_a_killed_program_takes_over() {
 
 #[test]
 fn threads_share_one_store_as_programs_do() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let layers = five_layers();
     let input = layout(&dir.path().join("layout"), &layers, "x/shared:1");
     let other = layout(&dir.path().join("other"), &layers[..3], "x/other:1");

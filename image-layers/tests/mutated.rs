@@ -53,7 +53,7 @@ fn mutate(good: &[u8], dice: &mut Dice) -> Vec<u8> {
 }
 
 fn try_all(name: &str, good: &[u8], rounds: usize) {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let path = dir.path().join(name);
     let store = Store::open_or_create(dir.path().join("store")).unwrap();
     let mut limits = Limits::default();
@@ -112,7 +112,7 @@ fn archives_of_docker() {
 
 #[test]
 fn archives_of_oci() {
-    let dir = scratch();
+    let dir = scratch_in_memory();
     let layers = [Layer::zstd(rich_layer()), Layer::plain(rich_layer())];
     let archive = oci_archive(&layout(&dir.path().join("layout"), &layers, "demo:1"));
     try_all("oci.tar", &archive, 1500);
