@@ -9,13 +9,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of one JSON document: index, manifest, configuration. Default 8 MiB (registries refuse more than 4 MiB).
+    /// Bytes of one JSON document: index, manifest, configuration. Default 4 MiB, as registries have it.
     pub json_bytes: u64,
     /// Levels of indexes within indexes. Default 8.
     pub index_depth: usize,
     /// Layers of one image. Default 4096.
     pub layers: usize,
-    /// Members of an image archive. Default 100,000.
+    /// Members of an image archive. Default 20,000.
     pub members: u64,
     /// Decoded bytes of a compressed archive of images. Default 1 TiB.
     pub archive_bytes: u64,
@@ -39,10 +39,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            json_bytes: 8 << 20,
+            json_bytes: 4 << 20,
             index_depth: 8,
             layers: 4096,
-            members: 100_000,
+            members: 20_000,
             archive_bytes: 1 << 40,
             entries: 20_000_000,
             name_bytes: 64 << 10,

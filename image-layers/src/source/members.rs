@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::decode::{Compression, Decoder};
 use crate::progress::Control;
+use crate::tar::{self, Kind, Reader};
 use crate::{Error, Limits, Result};
 
 /// A stretch of a file: one blob, wherever it lives. Cheap to clone, and every reader has its own position, so that many
@@ -245,47 +246,99 @@ fn read_archive(mut file: File, path: &Path, control: &Control) -> Result<Place>
         return Err(not_an_image("the file is empty"));
     }
     let mut members = HashMap::new();
-    let mut count = 0;
-    // The crate `tar` skips bodies by seeking, so that an archive of gigabytes is listed by reading some kilobytes.
-    let mut archive = tar::Archive::new(&file);
-    let entries = archive.entries_with_seek().map_err(Error::io("read", path))?;
-    for entry in entries {
+    // All names are kept in memory; those of image archives are short.
+    let name_bytes = control.limits.name_bytes.min(1024);
+    let limits = Limits { entries: control.limits.members, name_bytes, ..control.limits };
+    let mut reader = Reader::new(Seekable::new(&file, len), &limits);
+    let mut first = true;
+    loop {
         control.check()?;
-        let entry = entry.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Truncated { what: path.display().to_string() },
-            // A header that was cut reads as one that is malformed.
-            _ if count > 0 && len % 512 != 0 => Error::Truncated { what: path.display().to_string() },
-            _ if count == 0 => not_an_image("neither a tar archive nor a directory"),
-            _ => not_an_image(&format!("malformed tar archive: {e}")),
-        })?;
-        count += 1;
-        if count > control.limits.members {
-            let (what, limit) = (path.display().to_string(), control.limits.members);
-            return Err(Error::LimitExceeded { what, name: "members", limit });
-        }
-        let Some(name) = normalize(&[], &entry.path_bytes()) else { continue };
-        let kind = entry.header().entry_type();
-        let member = if kind.is_file() || kind.is_contiguous() || kind == tar::EntryType::GNUSparse {
-            let (offset, size) = (entry.raw_file_position(), entry.size());
-            if offset.checked_add(size).is_none_or(|end| end > len) {
-                return Err(Error::Truncated { what: path.display().to_string() });
+        let entry = match reader.next() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            Err(Error::LimitExceeded { what, name: "entries", limit }) => {
+                return Err(Error::LimitExceeded { what, name: "members", limit });
             }
-            Member::File { offset, len: size }
-        } else if kind.is_symlink() || kind.is_hard_link() {
-            let target = entry.link_name_bytes().unwrap_or_default();
-            let parent = match name.iter().rposition(|&b| b == b'/') {
-                Some(end) if kind.is_symlink() => &name[..end],
-                _ => &[],
-            };
-            Member::Link(normalize(parent, &target))
-        } else {
-            continue;
+            Err(Error::InvalidLayer { .. } | Error::Checksum { .. }) if first => {
+                return Err(not_an_image("neither a tar archive nor a directory"));
+            }
+            Err(Error::InvalidLayer { entry, reason }) => {
+                return Err(not_an_image(&format!("malformed tar archive: {entry}: {reason}")));
+            }
+            Err(error) => return Err(error),
+        };
+        first = false;
+        let Some(name) = normalize(&[], &entry.name) else { continue };
+        let member = match entry.kind {
+            // A sparse file does not stand in the archive as it is. Nobody packs images like that.
+            Kind::File if entry.sparse.is_some() => continue,
+            Kind::File => {
+                let (offset, size) = reader.body_at();
+                if offset.checked_add(size).is_none_or(|end| end > len) {
+                    return Err(Error::Truncated { what: path.display().to_string() });
+                }
+                Member::File { offset, len: size }
+            }
+            Kind::Symlink { target } => {
+                let parent = name.iter().rposition(|&b| b == b'/').map_or(&[][..], |end| &name[..end]);
+                Member::Link(normalize(parent, &target))
+            }
+            Kind::HardLink { target } => Member::Link(normalize(&[], &target)),
+            _ => continue,
         };
         members.insert(name, member);
     }
     let mut tail = [1; 512];
     let ended = len >= 512 && file.read_exact_at(&mut tail, len - 512).is_ok() && tail == [0; 512];
     Ok(Place::Archive { file: Arc::new(file), members, ended })
+}
+
+/// A file as the tar reader sees it. Bodies are skipped by not reading them, so that an archive of gigabytes is listed by
+/// reading some kilobytes.
+struct Seekable<'a> {
+    file: &'a File,
+    /// Of the byte after the buffered ones.
+    position: u64,
+    len: u64,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Seekable<'_> {
+    fn new(file: &File, len: u64) -> Seekable<'_> {
+        Seekable { file, position: 0, len, buffer: vec![0; 16 << 10].into(), start: 0, end: 0 }
+    }
+}
+
+impl tar::Source for Seekable<'_> {
+    fn fill(&mut self) -> Result<&[u8]> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = self
+                .file
+                .read_at(&mut self.buffer, self.position)
+                .map_err(Error::io("read", "archive"))?;
+            self.position += self.end as u64;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+    }
+
+    fn skip(&mut self, n: u64) -> Result<()> {
+        let buffered = (self.end - self.start) as u64;
+        if n <= buffered {
+            self.start += n as usize;
+            return Ok(());
+        }
+        let position = self.position.checked_add(n - buffered).filter(|position| *position <= self.len);
+        self.position = position.ok_or_else(|| Error::Truncated { what: "tar archive".into() })?;
+        (self.start, self.end) = (0, 0);
+        Ok(())
+    }
 }
 
 /// `name`, as seen from the directory `from`, as a plain path from the top; `None` when it climbs above the top.

@@ -14,6 +14,20 @@ pub(crate) trait Source {
 
     /// Takes `n` of them away.
     fn consume(&mut self, n: usize);
+
+    /// Takes away the next `n` bytes, whether they are there yet or not.
+    fn skip(&mut self, mut n: u64) -> Result<()> {
+        while n > 0 {
+            let have = self.fill()?.len();
+            if have == 0 {
+                return Err(truncated());
+            }
+            let now = have.min(usize::try_from(n).unwrap_or(usize::MAX));
+            self.consume(now);
+            n -= now as u64;
+        }
+        Ok(())
+    }
 }
 
 /// A source that can hand out what it holds without copying.
@@ -148,6 +162,12 @@ impl<S: Source> Reader<S> {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn left(&self) -> u64 {
         self.left
+    }
+
+    /// Where what is left of the current body stands in the archive, and how many bytes of it there are. The body of a
+    /// sparse file is only what is stored of it.
+    pub(crate) fn body_at(&self) -> (u64, u64) {
+        (self.offset, self.left)
     }
 
     /// More of the current body; empty when all of it was taken.
@@ -412,18 +432,9 @@ impl<S: Source> Reader<S> {
         Ok(true)
     }
 
-    fn skip(&mut self, mut n: u64) -> Result<()> {
+    fn skip(&mut self, n: u64) -> Result<()> {
         self.offset += n;
-        while n > 0 {
-            let have = self.source.fill()?.len();
-            if have == 0 {
-                return Err(truncated());
-            }
-            let now = have.min(usize::try_from(n).unwrap_or(usize::MAX));
-            self.source.consume(now);
-            n -= now as u64;
-        }
-        Ok(())
+        self.source.skip(n)
     }
 
     fn exceeded(&self, what: &str, name: &'static str, limit: u64) -> Error {
