@@ -8,6 +8,7 @@
 //! bytes.
 
 mod entry;
+mod stack;
 mod walk;
 
 use std::io::{self, Read, Write};

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use crate::apply::merge::Merged;
@@ -18,25 +18,8 @@ use crate::tar::{Entry, Kind, Writer, Xattrs};
 use crate::{Error, Result};
 
 use super::entry::{ctime, kind, mtime, names, open, readlink, stat, xattrs};
+use super::stack::{Frame, Stack};
 use super::{Content, DiffStats, Form, output};
-
-/// A directory that is being walked over.
-struct Frame {
-    dir: Rc<OwnedFd>,
-    /// Length of the directory's part of the path.
-    path: usize,
-    names: std::vec::IntoIter<Vec<u8>>,
-    /// What shows through from below.
-    below: Option<NodeId>,
-    /// Nothing below goes by this path itself: what shows through has to be written in full.
-    moved: bool,
-    /// In a copy: names that were found, to tell what is missing.
-    seen: Option<HashSet<Vec<u8>>>,
-    /// The directory's own entry, as long as nothing made it necessary.
-    pending: Option<Entry>,
-    /// The mode to put back when it is left.
-    restore: Option<(Rc<OwnedFd>, Vec<u8>, Mode)>,
-}
 
 pub(super) struct Walker<'a> {
     form: Form,
@@ -44,7 +27,7 @@ pub(super) struct Walker<'a> {
     content: Content<'a>,
     out: Writer<&'a mut dyn Write>,
     stats: DiffStats,
-    frames: Vec<Frame>,
+    stack: Stack,
     /// Path of the current entry.
     path: Vec<u8>,
     /// First name of each inode that has several.
@@ -75,7 +58,7 @@ impl<'a> Walker<'a> {
             content,
             out,
             stats: DiffStats::default(),
-            frames: Vec::new(),
+            stack: Stack::default(),
             path: Vec::new(),
             links: HashMap::new(),
             owners: Ownership::of_process(),
@@ -93,8 +76,8 @@ impl<'a> Walker<'a> {
         if !unchanged {
             self.write(&entry)?;
         }
-        self.enter(root, below, false, None, None)?;
-        while let Some(frame) = self.frames.last_mut() {
+        self.enter(root, |frame| frame.below = below)?;
+        while let Some(frame) = self.stack.top() {
             self.path.truncate(frame.path);
             match frame.names.next() {
                 Some(name) => self.entry(&name)?,
@@ -109,57 +92,35 @@ impl<'a> Walker<'a> {
         Ok(self.stats)
     }
 
-    fn enter(
-        &mut self,
-        dir: OwnedFd,
-        below: Option<NodeId>,
-        moved: bool,
-        pending: Option<Entry>,
-        restore: Option<(Rc<OwnedFd>, Vec<u8>, Mode)>,
-    ) -> Result<()> {
-        let names = names(&dir).map_err(|e| self.fail("read", e))?.into_iter();
-        let seen = (moved || matches!(self.form, Form::Copy(_))).then(HashSet::new);
+    fn enter(&mut self, dir: OwnedFd, complete: impl FnOnce(&mut Frame)) -> Result<()> {
+        let names = names(&dir).map_err(|e| self.fail("read", e))?;
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
-        let path = self.path.len();
-        self.frames.push(Frame { dir: Rc::new(dir), path, names, below, moved, seen, pending, restore });
+        let mut frame = Frame::new(dir, self.path.len(), names).map_err(|e| self.fail("stat", e))?;
+        complete(&mut frame);
+        frame.seen = (frame.moved || matches!(self.form, Form::Copy(_))).then(HashSet::new);
+        self.stack.push(frame);
         Ok(())
     }
 
     /// The current directory, which is never missing while its entries are looked at.
     fn frame(&mut self) -> Result<&mut Frame> {
-        self.frames.last_mut().ok_or(Error::Cancelled)
+        self.stack.top().ok_or(Error::Cancelled)
     }
 
     fn leave(&mut self) -> Result<()> {
-        let Some(frame) = self.frames.pop() else { return Ok(()) };
-        if let (Some(seen), Some(below)) = (&frame.seen, frame.below) {
-            let mut missing: Vec<_> = self
-                .merged
-                .tree
-                .children(below)
-                .filter(|&id| !seen.contains(self.merged.tree.name(id)))
-                .collect();
-            missing.sort_unstable_by_key(|&id| self.merged.tree.name(id));
-            if !missing.is_empty() {
-                self.frames.push(Frame { names: Vec::new().into_iter(), seen: None, ..frame });
-                let length = self.frame()?.path;
-                self.path.truncate(length);
-                for id in missing {
-                    self.absent(id)?;
-                }
-                return self.leave();
+        let frame = self.frame()?;
+        if let (Some(seen), Some(below)) = (frame.seen.take(), frame.below) {
+            let tree = &self.merged.tree;
+            let mut missing: Vec<_> =
+                tree.children(below).filter(|&id| !seen.contains(tree.name(id))).collect();
+            missing.sort_unstable_by_key(|&id| tree.name(id));
+            for id in missing {
+                self.absent(id)?;
             }
         }
-        if let Some((parent, name, mode)) = frame.restore {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let node = rustix::fs::openat(&*parent, &name[..], flags, Mode::empty())
-                .map_err(failed("open", &name))?;
-            let path = crate::apply::metadata::through_proc(node.as_fd(), b"");
-            rustix::fs::chmod(&path[..path.len() - 1], mode).map_err(failed("chmod", &name))?;
-        }
-        Ok(())
+        self.stack.pop().map_err(|e| self.fail("leave", e))
     }
 
     /// Something below that the walk did not come upon: shown in a moved directory, removed from a copy.
@@ -177,7 +138,8 @@ impl<'a> Walker<'a> {
         if let Some(seen) = &mut frame.seen {
             seen.insert(name.to_vec());
         }
-        let (dir, in_view, moved) = (frame.dir.clone(), frame.below, frame.moved);
+        let (dir, in_view, moved) = (frame.dir(), frame.below, frame.moved);
+        let dir = dir.map_err(|e| self.fail("open", e))?;
         let info = stat(dir.as_fd(), name).map_err(|e| self.fail("stat", e))?;
         let below = in_view.and_then(|parent| self.merged.tree.child(parent, name));
         let attributes = xattrs(dir.as_fd(), name).map_err(|e| self.fail("read attributes of", e))?;
@@ -297,8 +259,10 @@ impl<'a> Walker<'a> {
         let opened = open(parent.as_fd(), name, info).map_err(|e| self.fail("open", e))?;
         let mode = Mode::from_raw_mode(info.st_mode);
         let locked = !self.owners.is_root() && !mode.contains(Mode::RWXU);
-        let restore = locked.then(|| (parent, name.to_vec(), mode));
-        self.enter(opened, shows, moved, pending, restore)
+        let restore = locked.then(|| (name.to_vec(), mode));
+        self.enter(opened, |frame| {
+            (frame.below, frame.moved, frame.pending, frame.restore) = (shows, moved, pending, restore);
+        })
     }
 
     /// Writes an entry of the layers below, with all in it, at the current path.
@@ -466,12 +430,8 @@ impl<'a> Walker<'a> {
 
     /// Entries of directories that turned out to be needed.
     fn write_parents(&mut self) -> Result<()> {
-        for index in 0..self.frames.len() {
-            if let Some(entry) = self.frames[index].pending.take() {
-                self.write(&entry)?;
-            }
-        }
-        Ok(())
+        let pending: Vec<_> = self.stack.frames().filter_map(|frame| frame.pending.take()).collect();
+        pending.iter().try_for_each(|entry| self.write(entry))
     }
 
     /// A whiteout or opaque marker in the current directory.

@@ -154,7 +154,8 @@ impl Scratch {
     fn lacks(&self, attribute: &str) -> Option<String> {
         let set = rustix::fs::setxattr(&self.0, attribute, b"y", rustix::fs::XattrFlags::empty());
         let dir = self.0.parent().unwrap_or(&self.0);
-        set.err().map(|errno| format!("the file system of {} cannot store {attribute}: {errno}", dir.display()))
+        set.err()
+            .map(|errno| format!("the file system of {} cannot store {attribute}: {errno}", dir.display()))
     }
 
     fn make(dir: &Path) -> rustix::io::Result<Scratch> {

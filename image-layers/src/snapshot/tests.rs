@@ -293,3 +293,26 @@ fn swapping_directories_for_links_meanwhile_leads_nowhere() {
     });
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
 }
+
+#[test]
+fn no_path_is_too_deep() {
+    let scratch = tempfile::tempdir().unwrap();
+    let deep = vec!["d"; 3000].join("/");
+    let layer = Layer::new().file(&format!("{deep}/file"), b"deep").link("up", &format!("{deep}/file"));
+    for kind in [SnapshotKind::Overlay, SnapshotKind::Copy] {
+        let dir = scratch.path().join(kind.as_str());
+        std::fs::create_dir(&dir).unwrap();
+        let upper = Layer::new().file("other", b"o").link("again", &format!("{deep}/file")).finish();
+        let done = unpack_all(kind, &dir, &[Layer(layer.0.clone()).finish(), upper]).unwrap();
+        assert_eq!(std::fs::read(done[1].join("fs/again")).unwrap(), b"deep");
+        let writable = dir.join("writable");
+        std::fs::create_dir(&writable).unwrap();
+        snapshotter(kind).prepare(&done, &writable).unwrap();
+        let root = writable.join(if kind == SnapshotKind::Overlay { "upper" } else { "fs" });
+        std::fs::create_dir_all(root.join(vec!["e"; 1500].join("/"))).unwrap();
+        let mut out = Vec::new();
+        let stats = snapshotter(kind).diff(&done, &writable, &mut out).unwrap();
+        assert_eq!(stats.entries, 1501, "{kind}");
+        remove_tree(&dir).unwrap();
+    }
+}

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::{BLOCK, Entry, Kind};
 
 /// Writes an archive entry by entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Writer<W> {
     inner: W,
     /// Bytes of the current body that are still to come, and the padding behind it.
