@@ -176,6 +176,10 @@ fn deadline(hook: &Hook) -> std::result::Result<Deadline, String> {
 fn run_one(hook: &Hook, state: &HookState) -> std::result::Result<(), String> {
     let deadline = deadline(hook)?;
     let mut command = command(hook)?;
+    // Where the specification's own examples expect to be. By the time of poststop it may be gone.
+    if state.bundle.is_dir() {
+        command.current_dir(&state.bundle);
+    }
     let (stdio, output) = stdio(state).map_err(|error| format!("prepare its input and output: {error}"))?;
     let errors = stdio.output.try_clone().map_err(|error| format!("prepare its output: {error}"))?;
     command.stdin(stdio.input).stdout(stdio.output).stderr(errors).process_group(0);

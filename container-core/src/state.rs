@@ -152,8 +152,11 @@ fn parse_stat(stat: &[u8]) -> Option<ProcessStat> {
     let rest = std::str::from_utf8(&stat[after..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some(ProcessStat { start_time, ended: matches!(state, "Z" | "X" | "x") })
+    // In the middle of its end, and for as long as others of its pid namespace are not reaped, which is not in its hands.
+    const PF_EXITING: u64 = 4;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(ProcessStat { start_time, ended: matches!(state, "Z" | "X" | "x") || flags & PF_EXITING != 0 })
 }
 
 /// When process `pid` was started, in clock ticks since boot.

@@ -129,7 +129,7 @@ steps! {
     /// Set the file mode creation mask.
     Umask = "set umask",
     /// Enter the working directory.
-    WorkingDirectory = "enter working directory",
+    WorkingDirectory = "chdir to",
     /// Replace the set-up code by the command.
     Exec = "exec",
 }

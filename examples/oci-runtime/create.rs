@@ -63,7 +63,7 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
         }
     };
     let found = Found { entry, record };
-    poststart(context, &found, bundle.spec.hooks().as_ref())?;
+    let found = poststart(context, found, bundle.spec.hooks().as_ref())?;
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
 
     // From here on others may change the container.
@@ -228,24 +228,28 @@ fn finish(
     Ok(())
 }
 
-/// Runs the poststart hooks. One that fails ends the container, as the runtime specification wants since 1.2.
-pub fn poststart(context: &Context, found: &Found, hooks: Option<&Hooks>) -> Result<(), Failure> {
-    let Some(hooks) = hooks.and_then(|hooks| hooks.poststart().as_ref()) else { return Ok(()) };
+/// Runs the poststart hooks. One that fails ends the container and takes it down, as the runtime specification has it since 1.2.
+pub fn poststart(context: &Context, found: Found, hooks: Option<&Hooks>) -> Result<Found, Failure> {
+    let Some(hooks) = hooks.and_then(|hooks| hooks.poststart().as_ref()) else { return Ok(found) };
     let mut state = state(&found.record, Status::Running);
     state.pid = found.record.pid;
-    run_hooks(HookKind::Poststart, hooks, &state).map_err(|error| {
-        let _ = crate::kill::kill_everything(found);
-        context.log.debug("a poststart hook failed: the container was killed");
-        Failure::from(error)
-    })
+    match run_hooks(HookKind::Poststart, hooks, &state) {
+        Ok(()) => Ok(found),
+        Err(error) => {
+            // The hook's failure is the one to report.
+            let _ = crate::delete::destroy(context, found);
+            Err(error.into())
+        }
+    }
 }
 
 /// Runs the poststop hooks. The container is gone: a hook that fails is only warned about.
 pub fn poststop(context: &Context, hooks: &Hooks, record: &Record) {
     for hook in hooks.poststop().iter().flatten() {
         let run = run_hooks(HookKind::Poststop, std::slice::from_ref(hook), &state(record, Status::Stopped));
-        if let Err(error) = run {
-            context.log.warn(&crate::failure::chain(&error).replacen("error running", "problem with", 1));
+        if let Err(container_core::Error::Hook { path, reason, .. }) = run {
+            let reason = reason.replacen("exit status", "exit code", 1);
+            context.log.warn(&format!("poststop hook failed with {reason}: {}", path.display()));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `delete`: what a container left goes away.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use container_core::state::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -10,7 +11,7 @@ use crate::failure::Failure;
 use crate::kill::kill_everything;
 
 /// How long a killed container may take to be gone. The kernel has to free its memory first.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn delete(context: &Context, id: &str, force: bool, regex: bool) -> Result<(), Failure> {
     if !regex {
@@ -45,20 +46,31 @@ fn one(context: &Context, id: &str, force: bool) -> Result<(), Failure> {
         }
         _ => {}
     }
+    destroy(context, found)
+}
+
+/// Ends a container and takes down what it leaves.
+pub fn destroy(context: &Context, found: Found) -> Result<(), Failure> {
     kill_everything(&found)?;
     wait_for_end(&found)?;
     remove(context, found)
 }
 
-/// Waits until the first process is gone.
+/// Waits until the first process is gone, or so far gone that only the reaping of others keeps it.
 fn wait_for_end(found: &Found) -> Result<(), Failure> {
     let Some(pidfd) = found.record.pidfd()? else { return Ok(()) };
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    match nix::poll::poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(0) => Err(Failure::new(format!("container {} is still running after KILL", found.record.id))),
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Failure::because("wait for the container to end", errno)),
+    let deadline = Instant::now() + PATIENCE;
+    while found.record.is_alive() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!("container {} is still running after KILL", found.record.id)));
+        }
+        match nix::poll::poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(100_u8))
+        {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::because("wait for the container to end", errno)),
+        }
     }
+    Ok(())
 }
 
 /// Removes what is left of a container whose processes are gone, and runs its poststop hooks.

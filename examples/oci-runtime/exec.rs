@@ -212,23 +212,33 @@ fn subgroup(cgroup: Option<Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>,
             option.split_once(':').map_or((None, option.as_str()), |(c, p)| (Some(c), p));
         let relative = Path::new(path.trim_start_matches('/'));
         if relative.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return Err(Failure::new(format!("bad sub cgroup path: {path}")));
+            return Err(Failure::new(format!(
+                "bad sub cgroup path: {path}: `..` components are not allowed"
+            )));
         }
-        let mut found = controllers.is_none();
+        let (mut known, mut entered, mut missing) = (false, false, None);
         for (names, directory) in &mut directories {
             let serves = |name: &str| names.split(',').any(|own| own == name);
-            if controllers.is_none_or(|wanted| wanted.split(',').any(serves)) {
-                found = true;
-                directory.push(relative);
-                if !directory.is_dir() {
-                    return Err(Failure::new(format!(
-                        "cgroup: error adding pid to {}: no such file or directory",
-                        directory.display()
-                    )));
-                }
+            if controllers.is_some_and(|wanted| !wanted.split(',').any(serves)) {
+                continue;
+            }
+            known = true;
+            let below = directory.join(relative);
+            if below.is_dir() {
+                entered = true;
+                *directory = below;
+            } else {
+                missing = Some(below);
             }
         }
-        if !found {
+        // A path for all controllers need not exist for each of them, one for some must.
+        if let Some(missing) = missing.filter(|_| controllers.is_some() || !entered) {
+            return Err(Failure::new(format!(
+                "cgroup: error adding pid to {}: no such file or directory",
+                missing.display()
+            )));
+        }
+        if !known {
             return Err(Failure::new(format!(
                 "unknown controller {} in {option:?}",
                 controllers.unwrap_or_default()

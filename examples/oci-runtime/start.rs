@@ -33,7 +33,7 @@ pub fn start(context: &Context, id: &str) -> Result<(), Failure> {
     let started = launch::release(&found.entry.gate(), &target, &spec, &extras);
     // Started or failed: it waits no more.
     found.entry.remove_gate()?;
-    let poststart = || crate::create::poststart(context, &found, spec.hooks().as_ref());
+    let poststart = || crate::create::poststart(context, found, spec.hooks().as_ref()).map(drop);
     match started {
         Ok(()) => poststart(),
         // runc and youki do not wait for the startContainer hooks, so there poststart hooks run even when one of those fails.

@@ -45,6 +45,10 @@ pub(crate) enum GateKind {
 pub(crate) struct Context {
     pub(crate) slots: Vec<i32>,
     pub(crate) channel: i32,
+    /// The parent's end, of which the process has a copy that it must not keep.
+    pub(crate) parent_end: i32,
+    /// The parent may mount: it can also look into processes that hide from others.
+    pub(crate) privileged: bool,
     pub(crate) gate: GateKind,
     /// Control files to write `0` to.
     pub(crate) cgroup_entries: Vec<i32>,
@@ -113,6 +117,8 @@ pub(crate) fn run(operations: &[Operation], context: &mut Context) -> Result<(),
 /// The whole life of the process until exec.
 pub(crate) fn main(operations: &[Operation], context: &mut Context) -> ! {
     thread::reset_signals();
+    // Else the channel would never end for us when the parent does.
+    fd::close(context.parent_end);
     if let Err((index, failure)) = run(operations, context) {
         let text = match context.phrases.get(index) {
             Some(phrase) if context.scratch.text[0] == 0 => phrase.as_bytes(),
@@ -143,7 +149,8 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
             }
         }
         Operation::JoinAll { kinds } => join_all(context, *kinds)?,
-        Operation::Shield => cred::set_dumpable(0)?,
+        Operation::Shield => shield(context, true)?,
+        Operation::CloseOthers { keep } => close_others(context, keep)?,
         Operation::Unshare { kinds } => thread::unshare(*kinds)?,
         Operation::Succeed { flags } => succeed(context, *flags)?,
         Operation::Await(request) => {
@@ -203,11 +210,17 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         }
         Operation::ParentDeath => {
             cred::set_parent_death_signal(libc::SIGKILL)?;
+            // It may have died before that.
+            if fd::is_hung_up(context.channel) {
+                thread::exit(127);
+            }
         }
         Operation::Terminal { rows, columns, uid, console } => {
             terminal::open(context, (*rows, *columns), *uid, *console)?;
         }
-        Operation::GiveStreams { uid } => give_streams(context, uid.unwrap_or(context.identity.uid)),
+        Operation::GiveStreams { ids } => {
+            give_streams(context, ids.unwrap_or((context.identity.uid, context.identity.gid)));
+        }
         Operation::Descriptors => descriptors(context)?,
         Operation::Limit { resource, soft, hard, .. } => cred::set_limit(*resource, *soft, *hard)?,
         Operation::Scheduler(attr) => thread::set_scheduler(attr)?,
@@ -247,7 +260,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::NoNewPrivileges => cred::set_no_new_privileges()?,
         Operation::Seccomp { program, listener } => seccomp(context, program, *listener)?,
         Operation::Umask { mask } => cred::set_umask(*mask),
-        Operation::MakeWorkingDirectory { path } => identity::make_working_directory(path),
+        Operation::MakeWorkingDirectory { path } => identity::make_working_directory(context, path),
         Operation::WorkingDirectory { path, last } => {
             identity::enter_working_directory(context, path, *last)?
         }
@@ -273,21 +286,35 @@ pub(super) fn ask(context: &mut Context, request: Request) -> Sys<()> {
     ask_with(context, request, None)
 }
 
+/// Keeps others from looking into this process: it has the host program's memory, or a copy of it, until exec. Memory that is
+/// shared is the parent's to mark, where that has rights; an ordinary user's parent would lose its own files in /proc.
+fn shield(context: &Context, on: bool) -> Sys<()> {
+    if context.shares_memory && !context.privileged {
+        return Ok(());
+    }
+    cred::set_dumpable(usize::from(!on))
+}
+
 /// The same with a descriptor alongside.
 pub(super) fn ask_with(context: &mut Context, request: Request, fd: Option<i32>) -> Sys<()> {
     let fd = match request {
         Request::Identify => Some(context.scratch.root),
         _ => fd,
     };
+    // An ordinary user's hooks get into the namespaces of a process only while it shows itself.
+    let shows = matches!(request, Request::CreateHooks | Request::StartHooks) && !context.privileged;
+    if shows {
+        shield(context, false)?;
+    }
     socket::send(context.channel, &protocol::request(request), fd)?;
     if request == Request::Identify {
         return identity::receive(context);
     }
     let mut answer = [0; protocol::SIZE];
-    match socket::receive(context.channel, &mut answer)? {
-        (0, _) => thread::exit(127),
-        _ => Ok(()),
+    if socket::receive(context.channel, &mut answer)?.0 == 0 {
+        thread::exit(127);
     }
+    if shows { shield(context, true) } else { Ok(()) }
 }
 
 /// All namespaces of init in one call, which checks rights once for all of them. Where init has some in common with us that a
@@ -306,7 +333,14 @@ fn join_all(context: &mut Context, kinds: u64) -> Done {
 /// A second process beside this one, in new namespaces and in those only children enter; this one ends.
 fn succeed(context: &mut Context, flags: u64) -> Done {
     match crate::sys::clone::fork_beside(flags)? {
-        None => Ok(()),
+        None => {
+            // Until the parent knows of us: it could not clean up after us before.
+            let mut answer = [0; protocol::SIZE];
+            if socket::receive(context.channel, &mut answer)?.0 == 0 {
+                thread::exit(127);
+            }
+            Ok(())
+        }
         Some(pidfd) => {
             // The parent reaps this process when it hears of the other; it must be gone by then, or nearly.
             let message = protocol::request(Request::Successor);
@@ -333,12 +367,12 @@ fn new_keyring(name: Option<&std::ffi::CStr>) {
     }
 }
 
-fn give_streams(context: &Context, uid: u32) {
+fn give_streams(context: &Context, (uid, gid): (u32, u32)) {
     for (number, &source) in context.stdio.iter().enumerate() {
         let stream = if source >= 0 { source } else { number as i32 };
         if fd::stat(stream).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO) {
             // Where it is not ours to give, or the user is not mapped, it stays whose it is.
-            let _ = fd::chown(stream, uid, u32::MAX);
+            let _ = fd::chown(stream, uid, gid);
         }
     }
 }
@@ -400,15 +434,17 @@ fn gate(context: &mut Context) -> Done {
         GateKind::Held => ask(context, Request::Ready)?,
         GateKind::Socket(listener) => {
             socket::send(context.channel, &protocol::request(Request::Ready), None)?;
-            // From here on whoever connects is the parent.
-            let connection = socket::accept(listener)?;
             fd::close(context.channel);
+            // From here on whoever connects and gives the order is the parent.
+            context.channel = loop {
+                let connection = socket::accept(listener)?;
+                let mut order = [0; protocol::SIZE];
+                match socket::receive(connection, &mut order) {
+                    Ok((0, _)) | Err(_) => fd::close(connection),
+                    Ok(_) => break connection,
+                }
+            };
             fd::close(listener);
-            context.channel = connection;
-            let mut order = [0; protocol::SIZE];
-            if socket::receive(connection, &mut order)?.0 == 0 {
-                thread::exit(127);
-            }
         }
     }
     Ok(())

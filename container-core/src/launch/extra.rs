@@ -64,7 +64,9 @@ fn run_inside(
             |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
         // A hook inside shares the command's environment; one that is only in the namespaces gets none but its own.
         let env: &[_] = if kind == HookKind::StartContainer { &services.environment } else { &[] };
-        let plan = plan::exec::hook(hook, services.kinds, env)?;
+        // Before the root is changed the host's tree is still there, and the bundle in it.
+        let cwd = (kind == HookKind::CreateContainer).then_some(state.bundle.as_path());
+        let plan = plan::exec::hook(hook, services.kinds, env, cwd)?;
         let (stdio, output) = hooks::stdio(state).map_err(failed)?;
         let io = Io {
             stdin: Some(stdio.input),

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::plan::operation::{FIRST_FREE, Request};
 use crate::plan::{Extras, Namespaces, Services};
 use crate::step::Step;
+use crate::sys::clone::Born;
 use crate::sys::socket;
 
 fn failed(subject: &Path) -> impl Fn(rustix::io::Errno) -> Error + '_ {
@@ -40,6 +41,8 @@ fn socket_at(path: &Path) -> Result<(OwnedFd, OwnedFd, SocketAddrUnix)> {
 /// Makes the socket that the container waits at.
 pub(super) fn listen(path: &Path) -> Result<OwnedFd> {
     let (socket, _directory, address) = socket_at(path)?;
+    // The socket file gets the mode of the socket: whoever may connect starts the container.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(failed(path))?;
     rustix::net::bind(&socket, &address).map_err(failed(path))?;
     rustix::net::listen(&socket, 1).map_err(failed(path))?;
     Ok(socket)
@@ -58,13 +61,14 @@ pub(super) fn order(channel: &OwnedFd) -> Result<()> {
 /// [`Error::Setup`] when nobody waits there any more (connection refused) or a last step fails, [`Error::Exec`] when the command
 /// cannot be executed, [`Error::Hook`] for a hook that failed. The container ends then.
 pub fn release(path: &Path, target: &Target<'_>, spec: &Spec, extras: &Extras) -> Result<()> {
-    let (socket, _directory, address) = socket_at(path)?;
-    rustix::net::connect(&socket, &address).map_err(failed(path))?;
-    order(&socket)?;
     let mut slots = FIRST_FREE;
     let namespaces = Namespaces::from_spec(spec, &mut slots)?;
     let services = Services::of(spec, extras, &namespaces)?;
-    let mut server = Server::new(&services, socket, target.pid, target.pidfd, None);
+    let (socket, _directory, address) = socket_at(path)?;
+    rustix::net::connect(&socket, &address).map_err(failed(path))?;
+    order(&socket)?;
+    let born = Born::of(target.pid, target.pidfd.as_raw_fd());
+    let mut server = Server::new(&services, socket, &born, None);
     // That it has announced exec is no news: it had everything set up, and dies by nobody's hand but the caller's.
     server.serve(&[]).map(drop)
 }

@@ -146,8 +146,8 @@ fn home_of(line: &[u8], uid: u32) -> Option<&[u8]> {
 }
 
 /// Makes a working directory that the image lacks. That it cannot be made shows when it is entered.
-pub(super) fn make_working_directory(path: &CStr) {
-    let target = super::path::make_directories(path);
+pub(super) fn make_working_directory(context: &Context, path: &CStr) {
+    let target = super::path::make_directories(context.scratch.root, path);
     let _ = target.map(fd::close);
 }
 

@@ -3,11 +3,16 @@
 //! A container's process is cloned by a thread that lives as long as the host program: a signal on the parent's death then means
 //! the program and not whichever thread happened to start the container. Where mounts may be made, the thread has a mount namespace
 //! of its own that holds a single empty read-only directory: a clone copies that and not the host's table, whatever its
-//! size, and nothing of the host is in it that could leak. Such threads serve all threads of the program; they are made
-//! when first needed and made again after a fork of the program.
+//! size, and nothing of the host is in it that could leak.
+//!
+//! A thread whose child shares the program's memory stands still until that has executed its command (CLONE_VFORK): the kernel
+//! tells such a child from a program of its own and spares the memory's other users when it runs out of its memory limit.
+//! So there are as many of these threads as starts at one time; they serve all threads of the program, stay for later starts, and
+//! are made again after a fork of the program.
 
 use std::ffi::CStr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::step::Step;
@@ -27,57 +32,81 @@ pub(super) enum Surroundings {
     Visible,
 }
 
+#[derive(Debug)]
 struct Launcher {
     /// Fork leaves the threads behind: what the parent program had is of no use to its child.
     pid: u32,
-    job: Mutex<Slot>,
+    job: Mutex<Job>,
     changed: Condvar,
 }
 
-enum Slot {
+#[derive(Debug)]
+enum Job {
+    /// Nobody's.
     Idle,
-    Wanted(Ready),
+    /// Somebody's, who has not given it anything to do yet.
+    Reserved,
+    Wanted(Ready, Option<OwnedFd>),
+    Running,
     Done(Sys<i32>),
 }
 
-static LAUNCHERS: [Mutex<Option<Arc<Launcher>>>; 3] = [Mutex::new(None), Mutex::new(None), Mutex::new(None)];
+static LAUNCHERS: [Mutex<Vec<Arc<Launcher>>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
 
-/// Clones on the launcher of the given kind; gives the process id.
-pub(super) fn clone(surroundings: Surroundings, ready: Ready) -> Result<i32> {
-    let failed = |errno| Error::setup(Step::Clone, "the container's process", errno);
-    let launcher = get(surroundings)?;
-    let mut slot = lock(&launcher.job);
-    // One at a time: wait until nobody else's job is in the slot.
-    while !matches!(*slot, Slot::Idle) {
-        slot = wait(&launcher.changed, slot);
-    }
-    *slot = Slot::Wanted(ready);
+/// A clone that a launcher is about to make or has made.
+#[derive(Debug)]
+pub(super) struct Pending(Arc<Launcher>);
+
+/// Has a launcher of the given kind clone. `end` is closed when the call returns to it: when the child exists, or for one that
+/// shares memory, when it has executed its command or ended.
+pub(super) fn begin(surroundings: Surroundings, ready: Ready, end: Option<OwnedFd>) -> Result<Pending> {
+    let launcher = reserve(surroundings)?;
+    *lock(&launcher.job) = Job::Wanted(ready, end);
     launcher.changed.notify_all();
-    loop {
-        slot = wait(&launcher.changed, slot);
-        if let Slot::Done(result) = *slot {
-            *slot = Slot::Idle;
-            launcher.changed.notify_all();
-            return result.map_err(failed);
+    Ok(Pending(launcher))
+}
+
+impl Pending {
+    /// Waits until the clone has returned; gives the process id.
+    pub(super) fn wait(self) -> Result<i32> {
+        let mut job = lock(&self.0.job);
+        loop {
+            if let Job::Done(result) = *job {
+                *job = Job::Idle;
+                return result.map_err(|errno| Error::setup(Step::Clone, "the container's process", errno));
+            }
+            job = wait(&self.0.changed, job);
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wait<'a, T>(condvar: &Condvar, guard: std::sync::MutexGuard<'a, T>) -> std::sync::MutexGuard<'a, T> {
+fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-fn get(surroundings: Surroundings) -> Result<Arc<Launcher>> {
-    let mut place = lock(&LAUNCHERS[surroundings as usize]);
+/// An idle launcher, which is the caller's from here on.
+fn reserve(surroundings: Surroundings) -> Result<Arc<Launcher>> {
     let pid = std::process::id();
-    if let Some(launcher) = place.as_ref().filter(|launcher| launcher.pid == pid) {
-        return Ok(Arc::clone(launcher));
+    let mut launchers = lock(&LAUNCHERS[surroundings as usize]);
+    launchers.retain(|launcher| launcher.pid == pid);
+    for launcher in launchers.iter() {
+        let mut job = lock(&launcher.job);
+        if matches!(*job, Job::Idle) {
+            *job = Job::Reserved;
+            return Ok(Arc::clone(launcher));
+        }
     }
-    let launcher = Arc::new(Launcher { pid, job: Mutex::new(Slot::Idle), changed: Condvar::new() });
+    let launcher = start(surroundings, pid)?;
+    launchers.push(Arc::clone(&launcher));
+    Ok(launcher)
+}
+
+fn start(surroundings: Surroundings, pid: u32) -> Result<Arc<Launcher>> {
+    let launcher = Arc::new(Launcher { pid, job: Mutex::new(Job::Reserved), changed: Condvar::new() });
     let own = Arc::clone(&launcher);
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let failed = |e| Error::setup(Step::Clone, "the launching thread", e);
@@ -96,24 +125,27 @@ fn get(surroundings: Surroundings) -> Result<Arc<Launcher>> {
         })
         .map_err(failed)?;
     match told.recv() {
-        Ok(Ok(())) => {}
-        Ok(Err(errno)) => return Err(failed(errno.into())),
-        Err(_) => return Err(failed(std::io::ErrorKind::BrokenPipe.into())),
+        Ok(Ok(())) => Ok(launcher),
+        Ok(Err(errno)) => Err(failed(errno.into())),
+        Err(_) => Err(failed(std::io::ErrorKind::BrokenPipe.into())),
     }
-    *place = Some(Arc::clone(&launcher));
-    Ok(launcher)
 }
 
 fn serve(launcher: &Launcher) {
-    let mut slot = lock(&launcher.job);
+    let mut job = lock(&launcher.job);
     loop {
-        if let Slot::Wanted(_) = *slot {
-            if let Slot::Wanted(ready) = std::mem::replace(&mut *slot, Slot::Idle) {
-                *slot = Slot::Done(ready.clone_now());
+        if matches!(*job, Job::Wanted(..)) {
+            if let Job::Wanted(ready, end) = std::mem::replace(&mut *job, Job::Running) {
+                drop(job);
+                let result = ready.clone_now();
+                // Before the result is told: whoever reads from the other end learns of a failure by its end.
+                drop(end);
+                job = lock(&launcher.job);
+                *job = Job::Done(result);
                 launcher.changed.notify_all();
             }
         }
-        slot = wait(&launcher.changed, slot);
+        job = wait(&launcher.changed, job);
     }
 }
 

@@ -21,7 +21,10 @@ pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
     let single = own(&maps.uids, rustix::process::geteuid().as_raw())
         && own(&maps.gids, rustix::process::getegid().as_raw());
     if privileged || single {
-        Shield::restore_for_now();
+        // Root writes whoever the files belong to; and it must not lift the shield of another launch.
+        if !privileged {
+            Shield::restore_for_now();
+        }
         // Without rights a map of groups is taken only once nobody inside can drop groups any more.
         if !privileged {
             write_file(pid, "setgroups", "deny")?;
@@ -41,7 +44,7 @@ fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
         match attempt() {
             Ok(()) => return Ok(()),
             // Another launch of this program may just have made its files in /proc root's for a moment.
-            Err(e) if e.raw_os_error() == Some(libc::EACCES) && tries < 100 => {
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) && tries < 100 && !rustix::process::geteuid().is_root() => {
                 tries += 1;
                 Shield::restore_for_now();
                 std::thread::yield_now();
@@ -100,8 +103,8 @@ pub(super) fn user_namespace(maps: &Maps) -> Result<i32> {
     let mut cradle = Cradle::new(Holder).map_err(failed)?;
     let flags = libc::CLONE_NEWUSER as u64 | CLONE_CLEAR_SIGHAND;
     let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    let pid = launcher::clone(Surroundings::Host, cradle.ready(args))?;
-    let pidfd = wiring::adopt(cradle.pidfd());
+    let pid = launcher::begin(Surroundings::Host, cradle.ready(args), None)?.wait()?;
+    let pidfd = wiring::adopt(cradle.born().pidfd());
     let opened = write(pid, maps).and_then(|()| {
         let file = File::open(format!("/proc/{pid}/ns/user")).map_err(failed)?;
         crate::sys::fd::duplicate_above(file.as_raw_fd(), 3).map_err(|errno| failed(errno.into()))

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::operation::Operation;
 use crate::step::Step;
-use crate::sys::clone::{CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneArgs, Cradle, Main};
+use crate::sys::clone::{Born, CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneArgs, Cradle, Main};
 use child::{Context, GateKind};
 use launcher::Surroundings;
 use serve::{Outcome, Server};
@@ -166,7 +166,8 @@ impl Created {
             ));
         };
         let outcome = gate::order(&channel).and_then(|()| {
-            let mut server = Server::new(&plan.services, channel, self.pid, self.pidfd.as_fd(), None);
+            let born = Born::of(self.pid, self.pidfd.as_raw_fd());
+            let mut server = Server::new(&plan.services, channel, &born, None);
             server.serve(&plan.inside)
         });
         if let Err(error) = outcome {
@@ -229,9 +230,8 @@ fn start_in(
     };
     wiring.prepare(plan, entry.as_ref())?;
 
-    let hidden = plan.isolated;
     let shares_memory = plan.may_share_memory && gate == GateKind::Open;
-    let shield = shares_memory.then(|| Shield::raise(hidden));
+    let shield = shares_memory.then(|| Shield::raise(plan.privileged));
     let context = wiring.context(plan, gate, shares_memory, entry.as_ref());
     let state = Child { operations: &raw const *plan.inside, context };
     let mut cradle = Cradle::new(state).map_err(|e| Error::setup(Step::Clone, "a stack", e))?;
@@ -239,7 +239,8 @@ fn start_in(
     let mut args =
         CloneArgs { flags: plan.clone_flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     if shares_memory {
-        args.flags |= libc::CLONE_VM as u64;
+        // Without CLONE_VFORK a child that meets its memory limit would take all who share its memory with it.
+        args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     }
     args.flags |= CLONE_CLEAR_SIGHAND;
     if let Some(into) = entry.as_ref().and_then(|entry| entry.clone_into.as_ref()) {
@@ -251,29 +252,38 @@ fn start_in(
         (true, None) => Surroundings::Empty,
         (true, Some(_)) => Surroundings::Visible,
     };
+    let (channel, child_end) = wiring.channel()?;
     let ready = cradle.ready(args);
-    let pid = match launcher::clone(surroundings, ready) {
-        Ok(pid) => pid,
+    let pending = match launcher::begin(surroundings, ready, Some(child_end)) {
+        Ok(pending) => pending,
         Err(error) => {
             cradle.vacate();
-            return Err(maps::explain_clone(error, plan));
+            return Err(error);
         }
     };
-    let pidfd = wiring::adopt(cradle.pidfd());
-    let Some(channel) = wiring.parent_side() else {
-        serve::put_down(pidfd.as_fd());
-        cradle.vacate();
-        return Err(Error::setup(
-            Step::Clone,
-            "the channel",
-            std::io::Error::from(std::io::ErrorKind::BrokenPipe),
-        ));
+    // While memory is shared the launcher only comes back when the command runs: the child's first word tells that it lives.
+    let mut server = Server::new(&plan.services, channel, cradle.born(), wiring.console.take());
+    let (outcome, cloned) = if shares_memory {
+        let outcome = server.serve(&plan.inside);
+        if outcome.is_err() {
+            if let Some(pidfd) = cradle.born().lend() {
+                let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+            }
+        }
+        (outcome, pending.wait())
+    } else {
+        match pending.wait() {
+            Ok(pid) => (server.serve(&plan.inside), Ok(pid)),
+            Err(error) => (Ok(Outcome::Ready), Err(error)),
+        }
     };
-
-    let mut server = Server::new(&plan.services, channel, pid, pidfd.as_fd(), wiring.console.take());
-    let outcome = server.serve(&plan.inside);
     let (pid, successor, terminal, channel) = server.finish();
-    let announced = cradle_executing(&cradle, shares_memory);
+    if let Err(error) = cloned {
+        cradle.vacate();
+        return Err(maps::explain_clone(error, plan));
+    }
+    let pidfd = wiring::adopt(cradle.born().pidfd());
+    let announced = shares_memory && cradle.state().context.executing;
     let result = match outcome {
         Ok(Outcome::Executed { announced: told }) if told || announced => Ok(None),
         Ok(Outcome::Executed { .. }) => Err(Error::setup(
@@ -308,10 +318,6 @@ fn start_in(
             Err(error)
         }
     }
-}
-
-fn cradle_executing(cradle: &Cradle<Child>, shares_memory: bool) -> bool {
-    shares_memory && cradle.state().context.executing
 }
 
 /// An owned copy above `min`.

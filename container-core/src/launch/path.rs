@@ -58,12 +58,9 @@ pub(super) fn open_parent(root: i32, path: &CStr) -> Sys<(i32, &CStr)> {
     Ok((make(root, parent, true, 0)?, name))
 }
 
-/// Opens a directory by its path from the process's own root, made when missing.
-pub(super) fn make_directories(path: &CStr) -> Sys<i32> {
-    let root = fd::openat(fd::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    let made = open_or_make(root, path, true, 0);
-    fd::close(root);
-    made
+/// Opens a directory by its path from `root`, made when missing.
+pub(super) fn make_directories(root: i32, path: &CStr) -> Sys<i32> {
+    open_or_make(root, path, true, 0)
 }
 
 fn make_at(parent: i32, name: &CStr, directory: bool) -> Sys<()> {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::plan::Services;
 use crate::plan::operation::{Operation, Request};
 use crate::step::Step;
+use crate::sys::clone::Born;
 use crate::sys::socket;
 
 /// How serving ended well.
@@ -27,9 +28,8 @@ pub(super) enum Outcome {
 pub(super) struct Server<'a> {
     services: &'a Services,
     channel: OwnedFd,
-    pid: i32,
-    pidfd: BorrowedFd<'a>,
-    successor: Option<OwnedFd>,
+    born: &'a Born,
+    successor: Option<(i32, OwnedFd)>,
     console: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
     announced: bool,
@@ -39,16 +39,16 @@ impl<'a> Server<'a> {
     pub(super) fn new(
         services: &'a Services,
         channel: OwnedFd,
-        pid: i32,
-        pidfd: BorrowedFd<'a>,
+        born: &'a Born,
         console: Option<OwnedFd>,
     ) -> Self {
-        Self { services, channel, pid, pidfd, successor: None, console, terminal: None, announced: false }
+        Self { services, channel, born, successor: None, console, terminal: None, announced: false }
     }
 
     /// Process id, the pidfd of a second process that took over, the terminal, and the channel.
     pub(super) fn finish(self) -> (i32, Option<OwnedFd>, Option<OwnedFd>, OwnedFd) {
-        (self.pid, self.successor, self.terminal, self.channel)
+        let pid = self.pid();
+        (pid, self.successor.map(|(_, pidfd)| pidfd), self.terminal, self.channel)
     }
 
     /// Does what the process asks for, until its command runs, it waits at its gate, or something failed.
@@ -68,7 +68,12 @@ impl<'a> Server<'a> {
                 }
                 Message::Request(request) if request == Request::Ready as u32 => return Ok(Outcome::Ready),
                 Message::Request(request) if request == Request::Executing as u32 => self.announced = true,
-                Message::Request(request) if request == Request::Successor as u32 => self.succeed(fd)?,
+                Message::Request(request) if request == Request::Successor as u32 => {
+                    self.succeed(fd)?;
+                    // To the second process, which waits to be known.
+                    socket::send(self.channel.as_raw_fd(), &message, None)
+                        .map_err(|errno| Error::setup(Step::Clone, "the channel", errno))?;
+                }
                 Message::Request(request) => {
                     let answer = self.answer(request, fd, &message)?;
                     socket::send(self.channel.as_raw_fd(), &answer, None)
@@ -82,18 +87,18 @@ impl<'a> Server<'a> {
         let is = |known: Request| request == known as u32;
         if is(Request::MapIds) {
             if let Some(maps) = &self.services.maps {
-                maps::write(self.pid, maps)?;
+                maps::write(self.pid(), maps)?;
             }
         } else if is(Request::TimeOffsets) {
             if let Some(offsets) = &self.services.time_offsets {
-                let path = format!("/proc/{}/timens_offsets", self.pid);
+                let path = format!("/proc/{}/timens_offsets", self.pid());
                 std::fs::write(path, offsets.to_bytes()).map_err(|e| {
                     Error::setup(Step::TimeOffset, offsets.to_string_lossy().trim().replace('\n', ", "), e)
                 })?;
             }
         } else if is(Request::Limits) {
             for &(resource, soft, hard) in &self.services.limits {
-                crate::sys::cred::set_limit_of(self.pid, resource, soft, hard)
+                crate::sys::cred::set_limit_of(self.pid(), resource, soft, hard)
                     .map_err(|errno| Error::setup(Step::ResourceLimit, limit_name(resource), errno))?;
             }
         } else if is(Request::Identify) {
@@ -105,13 +110,22 @@ impl<'a> Server<'a> {
             || is(Request::NetworkDevices)
             || is(Request::Listener)
         {
-            super::extra::answer(self.services, request, fd, self.current())?;
+            super::extra::answer(self.services, request, fd, self.current()?)?;
         }
         Ok(message.to_vec())
     }
 
-    fn current(&self) -> (i32, BorrowedFd<'_>) {
-        (self.pid, self.successor.as_ref().map_or(self.pidfd, AsFd::as_fd))
+    fn pid(&self) -> i32 {
+        self.successor.as_ref().map_or_else(|| self.born.pid(), |(pid, _)| *pid)
+    }
+
+    fn current(&self) -> Result<(i32, BorrowedFd<'_>)> {
+        let pidfd = match &self.successor {
+            Some((_, pidfd)) => Some(pidfd.as_fd()),
+            None => self.born.lend(),
+        };
+        let gone = || Error::setup(Step::Clone, "the process", std::io::Error::from(std::io::ErrorKind::NotFound));
+        Ok((self.pid(), pidfd.ok_or_else(gone)?))
     }
 
     fn identify(&mut self, root: Option<OwnedFd>) -> Result<Vec<u8>> {
@@ -143,8 +157,7 @@ impl<'a> Server<'a> {
                 std::io::Error::from(std::io::ErrorKind::NotFound),
             )
         })?;
-        self.pid = pid_of(pidfd.as_fd())?;
-        self.successor = Some(pidfd);
+        self.successor = Some((pid_of(pidfd.as_fd())?, pidfd));
         Ok(())
     }
 }

@@ -95,6 +95,8 @@ impl Wiring {
         Context {
             slots: self.slots.clone(),
             channel: self.child.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            parent_end: self.parent.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            privileged: plan.privileged,
             gate,
             cgroup_entries: entry.iter().flat_map(|e| e.tasks.iter().map(AsRawFd::as_raw_fd)).collect(),
             stdio: [0, 1, 2].map(|n: usize| self.streams[n].as_ref().map_or(-1, AsRawFd::as_raw_fd)),
@@ -111,10 +113,11 @@ impl Wiring {
         }
     }
 
-    /// The parent's end of the channel. The process's end is closed here, so that its copy is the last one.
-    pub(super) fn parent_side(&mut self) -> Option<OwnedFd> {
-        self.child = None;
-        self.parent.take()
+    /// The parent's and the process's end of the channel. The second is closed once the process has a copy.
+    pub(super) fn channel(&mut self) -> Result<(OwnedFd, OwnedFd)> {
+        self.parent.take().zip(self.child.take()).ok_or_else(|| {
+            Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+        })
     }
 }
 

@@ -9,6 +9,8 @@ use super::mounts::Mounts;
 use super::namespaces::USER;
 use super::operation::{Device, Operation, Slot};
 use crate::error::{Error, Result};
+use crate::mount_options::attr;
+use crate::sys::mount::MountAttr;
 
 /// Name, major and minor number of the devices the runtime specification promises, all with mode 0666.
 const STANDARD: [(&str, u32, u32); 6] = [
@@ -76,7 +78,8 @@ impl Mounts<'_> {
                 return Err(Error::invalid(subject(), "the path has to be absolute"));
             }
             self.device(Device {
-                path: c_string("linux.devices", device.path().as_os_str())?,
+                // By its components: a slash at the end means nothing here.
+                path: c_string("linux.devices", device.path().components().as_path())?,
                 mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
                 number,
                 uid: device.uid().unwrap_or(0),
@@ -102,6 +105,9 @@ impl Mounts<'_> {
         let slot = self.slots;
         self.slots += 1;
         self.prepare.push(Operation::OpenTree { slot, path: path.clone(), recursive: false, follow: true });
+        let attr = MountAttr { set: attr::NOSUID | attr::NOEXEC, ..MountAttr::default() };
+        let name = path.to_string_lossy().into_owned();
+        self.prepare.push(Operation::SetAttributes { slot, attr, recursive: false, name });
         slot
     }
 }

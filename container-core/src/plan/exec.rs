@@ -1,6 +1,7 @@
 //! One more process of a running container.
 
 use std::ffi::CString;
+use std::path::Path;
 
 use oci_spec::runtime::{Hook, Process, Spec};
 
@@ -72,7 +73,7 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
 /// A hook that runs in the container's namespaces, as its root. Its path is found where the root of the mount namespace is: in the
 /// host's tree until the container has entered its own, and in the container from then on.
 /// Without an environment of its own it gets `env`.
-pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString]) -> Result<Plan> {
+pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>) -> Result<Plan> {
     let strings = |list: &Vec<String>| list.iter().map(|s| c_string("hooks", s)).collect::<Result<Vec<_>>>();
     let path = c_string("hooks.path", hook.path().as_os_str())?;
     let argv = match hook.args().as_ref().filter(|args| !args.is_empty()) {
@@ -87,6 +88,10 @@ pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString]) -> Result<Plan> {
     let mut inside = vec![Operation::Shield, Operation::JoinAll { kinds }, Operation::Succeed { flags: 0 }];
     if user {
         inside.push(Operation::BecomeRoot);
+    }
+    if let Some(cwd) = cwd {
+        let path = c_string("bundle", cwd.as_os_str())?;
+        inside.push(Operation::WorkingDirectory { path, last: true });
     }
     inside.extend([Operation::Session, Operation::Descriptors, Operation::Locate, Operation::Exec]);
     let services = Services { command: path.clone(), ..Services::default() };

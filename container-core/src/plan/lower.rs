@@ -100,6 +100,8 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         inside.push(Operation::Await(Request::CreateHooks));
     }
     rootfs::sysctls(spec, &namespaces, &mut inside)?;
+    let cwd = c_string("process.cwd", process.cwd().as_os_str())?;
+    inside.push(Operation::MakeWorkingDirectory { path: cwd });
     rootfs::finish(spec, extras, isolated, &namespaces, &mut inside)?;
     let start_hooks = !hooks.start_container.is_empty();
     process::lower(

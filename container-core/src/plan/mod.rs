@@ -45,6 +45,8 @@ pub struct Plan {
     pub(crate) clone_flags: u64,
     /// The process starts in the launcher's empty mount namespace and not in a copy of the host's.
     pub(crate) isolated: bool,
+    /// The caller may mount.
+    pub(crate) privileged: bool,
     /// The process may share the host program's memory until it executes the command.
     pub(crate) may_share_memory: bool,
     /// User namespaces to make for idmapped mounts.
@@ -88,6 +90,7 @@ impl Plan {
             slots: operation::FIRST_FREE,
             clone_flags: 0,
             isolated: false,
+            privileged: false,
             may_share_memory: false,
             idmaps: Vec::new(),
             cgroup: None,

@@ -163,6 +163,11 @@ pub(crate) enum Operation {
     },
     /// Keep others from looking into this process before it is the command.
     Shield,
+    /// Close what nothing later needs: others may take it from a process that has joined them.
+    CloseOthers {
+        /// The slots that stay.
+        keep: Vec<Slot>,
+    },
     Unshare {
         kinds: u64,
     },
@@ -214,8 +219,9 @@ pub(crate) enum Operation {
         new: Box<NewMount>,
     },
     /// Pipes among the standard streams become the command's user's, who else could not open them again.
+    /// `None`: as found by name.
     GiveStreams {
-        uid: Option<u32>,
+        ids: Option<(u32, u32)>,
     },
     Attach {
         slot: Slot,
@@ -373,6 +379,7 @@ impl Operation {
             Self::OpenNamespace { .. } => Step::OpenNamespace,
             Self::Join { .. } | Self::JoinRetried | Self::JoinAll { .. } => Step::Join,
             Self::Shield => Step::Shield,
+            Self::CloseOthers { .. } => Step::Descriptors,
             Self::Unshare { .. } => Step::Unshare,
             Self::Succeed { .. } => Step::Clone,
             Self::Await(request) => match request {
@@ -541,6 +548,7 @@ impl Operation {
             Self::Home { uid } => format!("{uid} for HOME"),
             Self::BecomeRoot
             | Self::Shield
+            | Self::CloseOthers { .. }
             | Self::EnterCgroup
             | Self::Loopback
             | Self::Keyring { .. }

@@ -49,7 +49,10 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     if by_name {
         inside.push(Operation::Await(Request::Identify));
     }
-    inside.push(Operation::MakeWorkingDirectory { path: cwd.clone() });
+    // The container's own was made before its root could turn read-only.
+    if !input.gate {
+        inside.push(Operation::MakeWorkingDirectory { path: cwd.clone() });
+    }
     if process.terminal().unwrap_or(false) {
         let size = process.console_size();
         let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
@@ -62,7 +65,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         });
     }
     if by_name || user.uid() != 0 {
-        inside.push(Operation::GiveStreams { uid: (!by_name).then_some(user.uid()) });
+        inside.push(Operation::GiveStreams { ids: (!by_name).then_some((user.uid(), user.gid())) });
     }
     inside.push(Operation::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 });
     scheduling(process, inside)?;
@@ -92,7 +95,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     let root = !by_name && user.uid() == 0;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let program = seccomp(spec)?;
-    if !root && (sets.permitted != 0 || (program.is_some() && !no_new_privileges)) {
+    if !root && (sets.permitted | sets.inheritable != 0 || (program.is_some() && !no_new_privileges)) {
         inside.push(Operation::KeepCapabilities);
     }
     if by_name {
