@@ -315,10 +315,8 @@ impl tar::Source for Seekable<'_> {
     fn fill(&mut self) -> Result<&[u8]> {
         if self.start == self.end {
             self.start = 0;
-            self.end = self
-                .file
-                .read_at(&mut self.buffer, self.position)
-                .map_err(Error::io("read", "archive"))?;
+            self.end =
+                self.file.read_at(&mut self.buffer, self.position).map_err(Error::io("read", "archive"))?;
             self.position += self.end as u64;
         }
         Ok(&self.buffer[self.start..self.end])

@@ -67,25 +67,36 @@ impl Store {
     /// As [`prepare`](Store::prepare); [`Error::LimitExceeded`], [`Error::Cancelled`].
     pub fn prepare_with(&self, image: &Image, key: &str, options: &UnpackOptions) -> Result<WritableLayer> {
         let place = self.layer_path(key)?;
-        if let Some(layer) = self.make_layer(image, key, &place)? {
-            return Ok(layer);
+        // A copy takes too long to keep others from changing the store meanwhile.
+        if self.backend() != SnapshotKind::Copy {
+            let rest = Trash::new(self);
+            // Neither the snapshots nor the unfinished layer can be collected under the lock.
+            let _guard = self.lock_shared()?;
+            if let Some(layer) = self.make_layer(image, key, &place, || rest.fresh_directory())? {
+                return Ok(layer);
+            }
         }
         let lease = self.lease()?;
         self.unpack_under(&lease, image, &options.control)?;
-        // The lease keeps them.
-        self.make_layer(image, key, &place)?.ok_or_else(|| Error::BlobNotFound {
+        // Nor while the lease lives.
+        let made = self.make_layer(image, key, &place, || lease.fresh_directory())?;
+        made.ok_or_else(|| Error::BlobNotFound {
             digest: image.digest().clone(),
             path: self.path().to_owned(),
         })
     }
 
-    /// Makes a writable layer over snapshots that are there; `None` when one is missing.
+    /// Makes a writable layer over snapshots that are there, in a directory by `fresh`; `None` when one is missing.
     ///
     /// Nothing here waits for the disk, since containers should start quickly and what they write is not waited for either. A
     /// layer that was made right before the machine crashed may be unreadable afterwards, and is dropped then.
-    fn make_layer(&self, image: &Image, key: &str, place: &Path) -> Result<Option<WritableLayer>> {
-        // Neither the snapshots nor the unfinished layer, which nobody has locked yet, can be collected meanwhile.
-        let _guard = self.lock_shared()?;
+    fn make_layer(
+        &self,
+        image: &Image,
+        key: &str,
+        place: &Path,
+        fresh: impl FnOnce() -> Result<PathBuf>,
+    ) -> Result<Option<WritableLayer>> {
         let chain_ids = image.config().chain_ids();
         let chain = self.chain_paths(&chain_ids);
         let exists = || Error::KeyExists { key: key.to_owned() };
@@ -95,8 +106,7 @@ impl Store {
         if !chain.iter().all(|path| path.exists()) {
             return Ok(None);
         }
-        let rest = Trash::new(self);
-        let scratch = rest.fresh_directory()?;
+        let scratch = fresh()?;
         let lock = File::open(&scratch).map_err(Error::io("open", &scratch))?;
         lock::try_shared(&lock).map_err(Error::io("lock", &scratch))?;
         super::make_directory(&scratch.join("data"))?;

@@ -31,7 +31,8 @@
 //! - `lock` is held for moments only: shared to begin a lease and to note roots in it, exclusively to change `index.json` and
 //!   to collect garbage. A root is noted *before* one looks whether the thing exists, so either the collector sees the
 //!   root, or the looker sees that the thing is gone.
-//! - A lease that nobody holds any more is rubbish, with all in it; the next one that opens the store sweeps it away.
+//! - A lease that nobody holds any more is rubbish, with all in it; the next one that opens the store sweeps it away. What is
+//!   removed is first moved there as a whole, which needs no space, and deleted without any lock.
 //! - Blobs and `index.json` are synchronised to the disk before they get their names. Snapshots are not: that can cost as
 //!   much as the unpacking, and they can be made again. They carry the boot in which they were written instead, and when
 //!   the machine went down before [`Store::sync`] was called, the next open drops them. Writable layers are not waited
