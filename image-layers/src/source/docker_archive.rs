@@ -4,8 +4,8 @@ use crate::document::{self, DockerImage};
 use crate::progress::Control;
 use crate::{Error, Result};
 
+use super::candidate::{Candidate, Origin};
 use super::members::Members;
-use super::{Candidate, Origin};
 
 /// What `manifest.json` lists; `None` where there is none.
 pub(super) fn images(members: &Members, control: &Control) -> Result<Option<Vec<DockerImage>>> {

@@ -4,98 +4,28 @@
 //! layout or `manifest.json` of Docker. Newer archives have both; then the layout counts, and `manifest.json` only adds
 //! names.
 
+mod candidate;
 mod docker_archive;
+mod image;
 mod members;
 mod oci_layout;
+mod options;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::document::{Descriptor, DockerImage, Manifest};
+use crate::document::{Descriptor, Manifest};
 use crate::media_type::Kind;
-use crate::progress::{Control, Losses, Step};
-use crate::snapshot::{self, LayerJob};
-use crate::{
-    Cancel, Digest, Error, ImageConfig, Limits, Loss, Platform, Progress, Reference, Result, Verifier,
-};
+use crate::progress::Control;
+use crate::{Digest, Error, ImageConfig, Platform, Result};
 
-pub(crate) use members::Body;
-use members::Members;
+pub use image::SourceImage;
+pub use options::ImportOptions;
 
-/// Which image to take from an input, and within which bounds.
-#[derive(Clone, Debug, Default)]
-#[must_use]
-pub struct ImportOptions {
-    pub(crate) reference: Option<String>,
-    pub(crate) platform: Platform,
-    pub(crate) any_platform: bool,
-    pub(crate) all: bool,
-    pub(crate) name: Option<Reference>,
-    pub(crate) control: Control,
-}
-
-impl ImportOptions {
-    /// The only image of the input, or the one tagged `latest`, for the platform of this program.
-    pub fn new() -> ImportOptions {
-        ImportOptions::default()
-    }
-
-    /// Takes the image with this name: a tag, a full reference as it stands in the input, or a digest.
-    pub fn reference(mut self, reference: impl Into<String>) -> Self {
-        self.reference = Some(reference.into());
-        self
-    }
-
-    /// Takes the image for this platform. The default is [`Platform::host`].
-    pub fn platform(mut self, platform: Platform) -> Self {
-        self.platform = platform;
-        self
-    }
-
-    /// Takes an image for another platform too where there is none for the wanted one. Off by default.
-    pub fn any_platform(mut self, allow: bool) -> Self {
-        self.any_platform = allow;
-        self
-    }
-
-    /// Imports every image of the input that fits reference and platform, instead of asking for a choice. Off by default.
-    pub fn all(mut self, all: bool) -> Self {
-        self.all = all;
-        self
-    }
-
-    /// Stores the image under this name, instead of the full references that the input gives it.
-    pub fn name(mut self, name: Reference) -> Self {
-        self.name = Some(name);
-        self
-    }
-
-    /// Ceilings for what the input may ask for.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.control.limits = limits;
-        self
-    }
-
-    /// A flag that stops the work.
-    pub fn cancel(mut self, cancel: Cancel) -> Self {
-        self.control.cancel = cancel;
-        self
-    }
-
-    /// A callback that hears how far the work is.
-    pub fn progress(mut self, progress: Progress) -> Self {
-        self.control.progress = Some(progress);
-        self
-    }
-
-    /// For [`SourceImage::unpack`]: goes on where the file system cannot store something, and tells what. Without this, that
-    /// is [`Error::UnsupportedAttribute`].
-    pub fn allow_loss(mut self, callback: impl Fn(Loss) + Send + Sync + 'static) -> Self {
-        self.control.losses = Some(Losses::new(callback));
-        self
-    }
-}
+use candidate::{Candidate, Origin, merge};
+use image::SourceLayer;
+use members::{Body, Members};
 
 /// An opened image input: a file or directory with one or more images.
 ///
@@ -111,24 +41,6 @@ impl ImportOptions {
 pub struct Source {
     members: Arc<Members>,
     candidates: Vec<Candidate>,
-}
-
-/// An image that an input lists.
-#[derive(Clone, Debug)]
-struct Candidate {
-    /// Names as written there.
-    names: Vec<String>,
-    /// Candidates of one group are the same image for different platforms.
-    group: usize,
-    /// As the index has it; the configuration decides where it is missing.
-    platform: Option<Platform>,
-    origin: Origin,
-}
-
-#[derive(Clone, Debug)]
-enum Origin {
-    Manifest(Descriptor),
-    Docker(DockerImage),
 }
 
 impl Source {
@@ -365,184 +277,5 @@ impl Source {
         self.members
             .find(name)?
             .ok_or_else(|| Error::MemberNotFound { archive: archive(), member: name.to_owned() })
-    }
-}
-
-impl Candidate {
-    /// What to call it in a list.
-    fn label(&self) -> String {
-        match (self.names.first(), &self.origin) {
-            (Some(name), _) => name.clone(),
-            (None, Origin::Manifest(descriptor)) => descriptor.digest.clone(),
-            (None, Origin::Docker(image)) => image.config.clone(),
-        }
-    }
-
-    fn is_called(&self, wanted: &str) -> bool {
-        let digest = match &self.origin {
-            Origin::Manifest(descriptor) => descriptor.digest == wanted,
-            Origin::Docker(image) => {
-                let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
-                // The archive names configurations by their digest, in several ways.
-                hex.len() == 64 && image.config.contains(hex)
-            }
-        };
-        if digest || self.names.iter().any(|name| name == wanted) {
-            return true;
-        }
-        // A bare word could be a tag, and was compared as such; as a repository it must not match the tag of another.
-        let Ok(wanted) = wanted.parse::<Reference>() else { return false };
-        self.full_references().any(|reference| reference == wanted)
-    }
-
-    fn full_references(&self) -> impl Iterator<Item = Reference> {
-        full_references(&self.names, matches!(self.origin, Origin::Docker(_)))
-    }
-}
-
-/// The names that say which repository they are of. In a layout, a bare word is a tag only.
-fn full_references(names: &[String], docker: bool) -> impl Iterator<Item = Reference> {
-    names.iter().filter(move |name| docker || name.contains(['/', ':'])).filter_map(|name| name.parse().ok())
-}
-
-/// Newer archives of Docker have both tables. The layout counts; Docker's own list adds names that the layout leaves out, and
-/// images, since some versions wrote a layout without any.
-fn merge(
-    members: &Members,
-    control: &Control,
-    mut layout: Vec<Candidate>,
-    docker: Vec<DockerImage>,
-) -> Vec<Candidate> {
-    let mut rest = docker;
-    for candidate in &mut layout {
-        let Origin::Manifest(descriptor) = &candidate.origin else { continue };
-        let Ok((digest, bytes)) = oci_layout::document_blob(members, descriptor, "manifest", control) else {
-            continue;
-        };
-        let Ok(manifest) = Manifest::parse(&format!("manifest {digest}"), &bytes) else { continue };
-        let Some((_, hex)) = manifest.config.digest.split_once(':') else { continue };
-        for image in rest.extract_if(.., |image| image.config.contains(hex)) {
-            let new: Vec<String> =
-                image.repo_tags.into_iter().filter(|tag| !candidate.is_called(tag)).collect();
-            candidate.names.extend(new);
-        }
-    }
-    let first = layout.iter().map(|c| c.group + 1).max().unwrap_or(0);
-    let more = docker_archive::candidates(rest).into_iter();
-    layout.extend(more.map(|c| Candidate { group: c.group + first, ..c }));
-    layout
-}
-
-/// One image of a [`Source`], its documents checked, its layers not yet.
-#[derive(Clone, Debug)]
-pub struct SourceImage {
-    label: String,
-    names: Vec<String>,
-    /// Digest and bytes; archives of Docker's old form have none.
-    manifest: Option<(Digest, Vec<u8>)>,
-    config_digest: Digest,
-    config_bytes: Vec<u8>,
-    config: ImageConfig,
-    layers: Vec<SourceLayer>,
-    control: Control,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct SourceLayer {
-    /// Media type and digest, where the input has a manifest that says so.
-    pub(crate) descriptor: Option<(String, Digest)>,
-    pub(crate) body: Body,
-}
-
-impl SourceLayer {
-    /// The blob, checked against its descriptor as it is read.
-    fn verified(&self) -> Box<dyn std::io::Read + Send> {
-        match &self.descriptor {
-            Some((_, digest)) => Box::new(Verifier::new(
-                self.body.reader(),
-                format!("blob {digest}"),
-                digest.clone(),
-                self.body.len(),
-            )),
-            None => Box::new(self.body.reader()),
-        }
-    }
-}
-
-impl SourceImage {
-    /// What the image is and runs.
-    pub fn config(&self) -> &ImageConfig {
-        &self.config
-    }
-
-    /// The digest of the manifest; where the input has none, that of the configuration.
-    pub fn digest(&self) -> &Digest {
-        self.manifest.as_ref().map_or(&self.config_digest, |(digest, _)| digest)
-    }
-
-    /// The names the input gives it that are full references.
-    pub fn references(&self) -> Vec<Reference> {
-        let mut references: Vec<Reference> = full_references(&self.names, self.manifest.is_none()).collect();
-        references.sort();
-        references.dedup();
-        references
-    }
-
-    pub(crate) fn manifest(&self) -> Option<&(Digest, Vec<u8>)> {
-        self.manifest.as_ref()
-    }
-
-    pub(crate) fn config_blob(&self) -> (&Digest, &[u8]) {
-        (&self.config_digest, &self.config_bytes)
-    }
-
-    pub(crate) fn layers(&self) -> &[SourceLayer] {
-        &self.layers
-    }
-
-    /// Unpacks the image into a plain directory: all layers into one tree, with no store and nothing to mount.
-    ///
-    /// `target` is made where it is missing, and must be empty. Every digest is checked; when something does not hold, or
-    /// the work is cancelled, nothing is left in `target`.
-    ///
-    /// As an ordinary user everything belongs to the caller, and devices become empty files.
-    ///
-    /// # Errors
-    /// Whatever the layers hold that is wrong, as [`Error::Layer`]; [`Error::Io`].
-    pub fn unpack(&self, target: impl AsRef<Path>) -> Result<()> {
-        let count = self.layers.len();
-        let jobs = self
-            .layers
-            .iter()
-            .zip(&self.config.diff_ids)
-            .enumerate()
-            .map(|(index, (layer, diff_id))| {
-                let source = layer.clone();
-                LayerJob {
-                    open: Box::new(move || Ok(source.verified())),
-                    diff_id: diff_id.clone(),
-                    scratch: PathBuf::new(),
-                    control: self.control.layer(Step::Unpack, index, count, layer.body.len()),
-                }
-            })
-            .collect();
-        snapshot::unpack_to_directory(jobs, target.as_ref()).map_err(|error| self.blame(error))
-    }
-
-    /// Damaged content shows as whatever the decoder stumbles over first. When the blob is not what its descriptor says,
-    /// that is the error to tell.
-    fn blame(&self, error: Error) -> Error {
-        let Error::Layer { index, digest, source } = &error else { return error };
-        let Some(layer) = self.layers.get(*index) else { return error };
-        if matches!(**source, Error::Io { .. } | Error::LimitExceeded { .. }) {
-            return error;
-        }
-        match std::io::copy(&mut layer.verified(), &mut std::io::sink()) {
-            Err(e) => match e.downcast::<Error>() {
-                Ok(cause) => cause.in_layer(*index, digest),
-                Err(_) => error,
-            },
-            Ok(_) => error,
-        }
     }
 }

@@ -5,8 +5,8 @@ use crate::media_type::Kind;
 use crate::progress::Control;
 use crate::{Digest, Error, Result};
 
+use super::candidate::{Candidate, Origin};
 use super::members::{Body, Members};
-use super::{Candidate, Origin};
 
 /// All images of a layout, also those within nested indexes; `None` when this is no layout.
 pub(super) fn candidates(members: &Members, control: &Control) -> Result<Option<Vec<Candidate>>> {
