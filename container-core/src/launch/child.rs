@@ -393,15 +393,15 @@ fn descriptors(context: &mut Context) -> Done {
 
 /// Closes every descriptor that no later operation uses, known to us or inherited from the host program: its locks must not live
 /// on in a container that waits, and whoever joins it before its start must find nothing of the host.
-fn close_all_but_needed(context: &mut Context) -> Sys<()> {
+fn close_all_but_needed(context: &mut Context, kept: &[i32]) -> Sys<()> {
     // Of those that are to be passed on, the ones that exec would close are ours: the host program passes on others.
     for number in 3..context.first_closed {
-        if next_needed(context, number) != Some(number) && fd::is_close_on_exec(number) {
+        if next_needed(context, kept, number) != Some(number) && fd::is_close_on_exec(number) {
             fd::close(number);
         }
     }
     let mut from = context.first_closed;
-    while let Some(needed) = next_needed(context, from) {
+    while let Some(needed) = next_needed(context, kept, from) {
         if needed > from {
             fd::close_range(from as u32, needed as u32 - 1)?;
         }
@@ -409,18 +409,31 @@ fn close_all_but_needed(context: &mut Context) -> Sys<()> {
     }
     fd::close_range(from as u32, u32::MAX)?;
     for slot in 0..context.slots.len() {
-        set_slot(context, slot, -1);
+        if !kept.contains(&slot_of(context, slot)) {
+            set_slot(context, slot, -1);
+        }
     }
     context.cgroup_entries.truncate(0);
     Ok(())
 }
 
 /// The lowest descriptor from `from` on that is still needed.
-fn next_needed(context: &Context, from: i32) -> Option<i32> {
+fn next_needed(context: &Context, kept: &[i32], from: i32) -> Option<i32> {
     let listener = if let GateKind::Socket(listener) = context.gate { listener } else { -1 };
     let single = [context.channel, listener, context.command.file];
     let inherited = context.inherited.iter().map(|&(source, _)| source);
-    single.into_iter().chain(context.stdio).chain(inherited).filter(|&fd| fd >= from).min()
+    let all = single.into_iter().chain(context.stdio).chain(inherited).chain(kept.iter().copied());
+    all.filter(|&fd| fd >= from).min()
+}
+
+/// Before joining others: the host program's descriptors close at exec only, and somebody with the right to trace could take
+/// them out of this process until then.
+fn close_others(context: &mut Context, keep: &[usize]) -> Sys<()> {
+    let mut kept = [context.init_pidfd, -1, -1, -1];
+    for (place, slot) in kept.iter_mut().skip(1).zip(keep) {
+        *place = slot_of(context, *slot);
+    }
+    close_all_but_needed(context, &kept)
 }
 
 /// Waits for the order to start. What is no longer needed is closed before: the wait may be long.
@@ -428,7 +441,7 @@ fn gate(context: &mut Context) -> Done {
     if context.gate == GateKind::Open {
         return Ok(());
     }
-    close_all_but_needed(context)?;
+    close_all_but_needed(context, &[])?;
     match context.gate {
         GateKind::Open => {}
         GateKind::Held => ask(context, Request::Ready)?,

@@ -67,10 +67,7 @@ fn entry(from: i32, to: i32, name: &CStr, depth: usize) -> Sys<()> {
         }
         libc::S_IFREG => file(from, to, name)?,
         libc::S_IFLNK => {
-            let mut target = [0u8; 4097];
-            let length = fd::readlinkat(from, name, &mut target[..4096])?;
-            let target = CStr::from_bytes_until_nul(target.get(..=length).unwrap_or(b"\0")).unwrap_or(c"");
-            fd::symlinkat(target, to, name)?;
+            link(from, to, name)?;
             fd::chown_at(to, name, stat.st_uid, stat.st_gid)?;
             return fd::set_times(to, Some(name), &stat);
         }
@@ -81,6 +78,16 @@ fn entry(from: i32, to: i32, name: &CStr, depth: usize) -> Sys<()> {
     fd::set_times(to, Some(name), &stat)
 }
 
+#[inline(never)]
+fn link(from: i32, to: i32, name: &CStr) -> Sys<()> {
+    let mut target = [0u8; 4097];
+    let length = fd::readlinkat(from, name, &mut target[..4096])?;
+    let target = CStr::from_bytes_until_nul(target.get(..=length).unwrap_or(b"\0")).unwrap_or(c"");
+    fd::symlinkat(target, to, name)
+}
+
+// Its buffers must not lie in the frames of the directories above.
+#[inline(never)]
 fn file(from: i32, to: i32, name: &CStr) -> Sys<()> {
     let source = fd::openat(from, name, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)?;
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW;
@@ -91,6 +98,7 @@ fn file(from: i32, to: i32, name: &CStr) -> Sys<()> {
     result
 }
 
+#[inline(never)]
 fn bytes(source: i32, target: i32) -> Sys<()> {
     let mut buffer = [0u8; 8192];
     loop {

@@ -44,7 +44,11 @@ fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
         match attempt() {
             Ok(()) => return Ok(()),
             // Another launch of this program may just have made its files in /proc root's for a moment.
-            Err(e) if e.raw_os_error() == Some(libc::EACCES) && tries < 100 && !rustix::process::geteuid().is_root() => {
+            Err(e)
+                if e.raw_os_error() == Some(libc::EACCES)
+                    && tries < 100
+                    && !rustix::process::geteuid().is_root() =>
+            {
                 tries += 1;
                 Shield::restore_for_now();
                 std::thread::yield_now();

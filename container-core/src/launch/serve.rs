@@ -124,7 +124,8 @@ impl<'a> Server<'a> {
             Some((_, pidfd)) => Some(pidfd.as_fd()),
             None => self.born.lend(),
         };
-        let gone = || Error::setup(Step::Clone, "the process", std::io::Error::from(std::io::ErrorKind::NotFound));
+        let gone =
+            || Error::setup(Step::Clone, "the process", std::io::Error::from(std::io::ErrorKind::NotFound));
         Ok((self.pid(), pidfd.ok_or_else(gone)?))
     }
 

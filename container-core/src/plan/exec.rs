@@ -6,9 +6,9 @@ use std::path::Path;
 use oci_spec::runtime::{Hook, Process, Spec};
 
 use super::namespaces::Namespaces;
-use super::operation::{FIRST_FREE, Operation, Slot};
+use super::operation::{FIRST_FREE, Operation, PROC, Slot};
 use super::{Extras, Facts, Plan, Program, Services, c_string, process};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The slot of the container's init, by which all its namespaces are joined in one call.
 pub(crate) const INIT: Slot = FIRST_FREE;
@@ -20,7 +20,12 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     let kinds = namespaces.kinds();
 
     // The process that joins still has the host program's memory (a copy of it): nobody inside may look at it.
-    let mut inside = vec![Operation::Shield];
+    // Its own files in /proc are the caller's for the last time before that.
+    let mut inside = Vec::new();
+    if let Some(score) = process.oom_score_adj() {
+        inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
+    }
+    inside.push(Operation::Shield);
     if extras.die_with_parent {
         inside.push(Operation::ParentDeath);
     }
@@ -30,6 +35,8 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
         inside.push(Operation::EnterCgroup);
     }
     cpu_affinity(affinity.and_then(|a| a.cpu_affinity_final().as_ref()), &mut inside)?;
+    let labelled = process.apparmor_profile().is_some() || process.selinux_label().is_some();
+    inside.push(Operation::CloseOthers { keep: if labelled { vec![PROC] } else { Vec::new() } });
     inside.push(Operation::JoinAll { kinds });
     // Only children enter a pid namespace.
     inside.push(Operation::Succeed { flags: 0 });
@@ -43,9 +50,6 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     inside.push(Operation::Session);
     if extras.new_keyring {
         inside.push(Operation::Keyring { name: None });
-    }
-    if let Some(score) = process.oom_score_adj() {
-        inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
     }
     // The container's root is the root of the mount namespace just joined.
     inside.push(Operation::OpenRoot { path: c"/".to_owned() });
@@ -65,9 +69,16 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     }
     let mut program = process::program(process, container, extras)?;
     program.keeps_name = false;
+    if !program.by_descriptor {
+        // By its path: somebody inside could make the path lead to the host's binary at the last moment.
+        return Err(Error::unsupported(
+            "one more process under a seccomp profile that refuses execveat",
+            "let the profile allow execveat: the command is executed by its descriptor",
+        ));
+    }
     services.command = program.argv[0].clone();
     services.environment = program.env.clone();
-    Ok(Plan { inside, slots, program, services, ..Plan::empty() })
+    Ok(Plan { inside, slots, program, services, privileged: facts.privileged, ..Plan::empty() })
 }
 
 /// A hook that runs in the container's namespaces, as its root. Its path is found where the root of the mount namespace is: in the
@@ -85,7 +96,12 @@ pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>)
         None => env.to_vec(),
     };
     let user = kinds & super::namespaces::USER != 0;
-    let mut inside = vec![Operation::Shield, Operation::JoinAll { kinds }, Operation::Succeed { flags: 0 }];
+    let mut inside = vec![
+        Operation::Shield,
+        Operation::CloseOthers { keep: Vec::new() },
+        Operation::JoinAll { kinds },
+        Operation::Succeed { flags: 0 },
+    ];
     if user {
         inside.push(Operation::BecomeRoot);
     }

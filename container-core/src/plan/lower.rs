@@ -31,16 +31,26 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     }
 
     let mut inside = Vec::new();
+    // Until exec this process has the host program's memory, or a copy of it, and its binary: nobody inside may look at it. An
+    // ordinary user's process can hide only once its files in /proc are no longer needed.
+    if facts.privileged {
+        inside.push(Operation::Shield);
+    }
     if extras.die_with_parent {
         inside.push(Operation::ParentDeath);
     }
     let time_offsets = time_offsets(spec, &namespaces)?;
     let clone_flags = enter_namespaces(&namespaces, time_offsets.is_some(), facts, extras, &mut inside);
 
+    if let Some(score) = process.oom_score_adj() {
+        inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
+    }
     // Ids first: files made from here on belong to the container's root.
     if namespaces.maps.as_ref().is_some_and(super::Maps::has_root) || namespaces.joins(USER) {
         inside.push(Operation::BecomeRoot);
     }
+    // A change of ids sets the mark to what the host has for such cases.
+    inside.push(Operation::Shield);
     // What is made below has the mode that is asked for, whatever the caller's mask is.
     inside.push(Operation::Umask { mask: 0 });
     inside.push(Operation::Session);
@@ -48,9 +58,6 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         let name =
             (!extras.id.is_empty()).then(|| c_string("id", format!("_ses.{}", extras.id))).transpose()?;
         inside.push(Operation::Keyring { name });
-    }
-    if let Some(score) = process.oom_score_adj() {
-        inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
     }
     if namespaces.makes(NET) {
         inside.push(Operation::Loopback);
@@ -123,6 +130,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         slots,
         clone_flags,
         isolated,
+        privileged: facts.privileged,
         // Between a change of credentials and exec, the shared memory must be out of reach for processes that are there already:
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
         may_share_memory: !namespaces.needs_two_stages()

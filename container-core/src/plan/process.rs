@@ -128,6 +128,11 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         inside.push(Operation::Group { gid: user.gid() });
         inside.push(Operation::User { uid: user.uid() });
     }
+    // A change of ids takes both back.
+    inside.push(Operation::Shield);
+    if extras.die_with_parent {
+        inside.push(Operation::ParentDeath);
+    }
     inside.push(Operation::WorkingDirectory { path: cwd, last: true });
     labels(process, facts, inside)?;
 
@@ -152,7 +157,11 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             inside.push(Operation::Limit { resource, soft, hard, name });
         }
     }
-    let listener = program.as_ref().is_some_and(|program| program.notify);
+    // Whoever is named to listen gets the descriptor, whether or not there is anything to ask him.
+    let named = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|profile| {
+        profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+    });
+    let listener = program.as_ref().is_some_and(|program| program.notify || named);
     let mut filter = program.map(|program| Operation::Seccomp { program, listener });
     let filtered = filter.is_some();
     // A listener goes to whoever answers while the creator is there, who knows where; other filters wait for the start.

@@ -127,16 +127,15 @@ pub(super) fn sysctls(spec: &Spec, namespaces: &Namespaces, inside: &mut Vec<Ope
                 "it does not belong to a namespace, so setting it would change the host",
             ));
         };
-        let named = match path.as_str() {
-            "kernel/hostname" => spec.hostname().as_ref(),
-            "kernel/domainname" => spec.domainname().as_ref(),
+        let refused = match path.as_str() {
+            "kernel/hostname" => Some("use the field hostname"),
+            "kernel/domainname" if spec.domainname().as_ref().is_some_and(|field| field != value) => {
+                Some("it contradicts the field domainname")
+            }
             _ => None,
         };
-        if named.is_some() {
-            return Err(Error::invalid(
-                format!("linux.sysctl {name}"),
-                "the configuration has a field of its own for this, and sets it too",
-            ));
+        if let Some(reason) = refused {
+            return Err(Error::invalid(format!("linux.sysctl {name}"), reason));
         }
         if !namespaces.contains(kind) {
             return Err(Error::invalid(

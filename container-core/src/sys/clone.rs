@@ -6,6 +6,8 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::raw::{Sys, check};
@@ -44,12 +46,42 @@ extern "C" fn enter<T: Main>(argument: *mut c_void) -> ! {
     unsafe { &mut *argument.cast::<T>() }.main()
 }
 
+/// Number and descriptor of a process. The kernel fills them in while it clones.
+#[derive(Debug)]
+pub(crate) struct Born {
+    pid: AtomicI32,
+    pidfd: AtomicI32,
+}
+
+impl Born {
+    /// Of a process that is known already.
+    pub(crate) fn of(pid: i32, pidfd: i32) -> Self {
+        Self { pid: AtomicI32::new(pid), pidfd: AtomicI32::new(pidfd) }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Acquire)
+    }
+
+    /// The descriptor's number; -1 when there is no process.
+    pub(crate) fn pidfd(&self) -> i32 {
+        self.pidfd.load(Ordering::Acquire)
+    }
+
+    /// The descriptor, for as long as its owner lends it.
+    pub(crate) fn lend(&self) -> Option<BorrowedFd<'_>> {
+        let fd = self.pidfd();
+        // SAFETY: an open pidfd: its owner outlives this value, being the launch or the handle that made it.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+}
+
 /// A child's stack and state, kept until the child has left them: by exec, by its end, or because it works on a copy.
 #[derive(Debug)]
 pub(crate) struct Cradle<T: Main> {
     state: *mut T,
     stack: Option<Stack>,
-    pidfd: Box<i32>,
+    born: Box<Born>,
     /// A child that shares this memory may still be in it.
     occupied: bool,
 }
@@ -81,7 +113,7 @@ impl<T: Main> Cradle<T> {
     pub(crate) fn new(state: T) -> io::Result<Self> {
         let stack = Stack::take()?;
         let state = Box::into_raw(Box::new(state));
-        Ok(Self { state, stack: Some(stack), pidfd: Box::new(-1), occupied: false })
+        Ok(Self { state, stack: Some(stack), born: Box::new(Born::of(0, -1)), occupied: false })
     }
 
     /// Prepares the clone. With CLONE_VM the cradle counts as occupied until [`Self::vacate`].
@@ -90,15 +122,16 @@ impl<T: Main> Cradle<T> {
             args.stack = stack.base as u64;
             args.stack_size = Stack::SIZE as u64;
         }
-        args.flags |= libc::CLONE_PIDFD as u64;
-        args.pidfd = &raw mut *self.pidfd as u64;
+        args.flags |= (libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID) as u64;
+        args.pidfd = self.born.pidfd.as_ptr() as u64;
+        args.parent_tid = self.born.pid.as_ptr() as u64;
         self.occupied = args.flags & libc::CLONE_VM as u64 != 0;
         Ready { args, entry: enter::<T>, state: self.state.cast() }
     }
 
-    /// The pidfd of the child that was cloned.
-    pub(crate) fn pidfd(&self) -> i32 {
-        *self.pidfd
+    /// What the kernel tells about the child, before that runs.
+    pub(crate) fn born(&self) -> &Born {
+        &self.born
     }
 
     /// The state, readable once the child has left it; before that only what the child no longer changes.
@@ -119,7 +152,7 @@ impl<T: Main> Drop for Cradle<T> {
         if self.occupied {
             // A child may still be running on it: leaking is the only sound thing to do.
             std::mem::forget(self.stack.take());
-            std::mem::forget(std::mem::take(&mut self.pidfd));
+            std::mem::forget(std::mem::replace(&mut self.born, Box::new(Born::of(0, -1))));
             return;
         }
         if let Some(stack) = self.stack.take() {

@@ -197,6 +197,15 @@ pub(crate) fn chroot_here() -> Sys<()> {
     unsafe { syscall!(libc::SYS_chroot, c".".as_ptr()) }.map(drop)
 }
 
+/// Is the other end of a socket closed?
+pub(crate) fn is_hung_up(fd: i32) -> bool {
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one pollfd and a timeout that both live across the call; no signal mask.
+    let ready = unsafe { syscall!(libc::SYS_ppoll, &raw mut poll, 1, &raw const now, 0, 8) };
+    ready == Ok(1) && poll.revents & libc::POLLHUP != 0
+}
+
 /// Sleeps until a signal ends the process.
 pub(crate) fn wait_for_ever() -> Sys<()> {
     // SAFETY: no descriptors, no timeout, no signal mask.

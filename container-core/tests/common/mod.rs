@@ -168,14 +168,28 @@ pub(crate) fn run(bundle: &Bundle, spec: &Value) -> container_core::Result<Outpu
 }
 
 pub(crate) fn run_plan(plan: &Plan) -> container_core::Result<Output> {
-    let (io, read) = captured();
-    let running = launch::spawn(plan, io)?;
+    let (running, read) = spawn(plan)?;
     let text = read_all(read);
     let status = wait(&running.pidfd);
     if let Some(cgroup) = &running.cgroup {
         cgroup.remove().unwrap();
     }
     Ok(Output { status, text })
+}
+
+/// Starts a plan. When another test's process is just being forked, it has the busybox that a third test copies open for
+/// writing for a moment: that test's container is started again.
+pub(crate) fn spawn(plan: &Plan) -> container_core::Result<(launch::Running, std::io::PipeReader)> {
+    for _ in 0..100 {
+        let (io, read) = captured();
+        match launch::spawn(plan, io) {
+            Err(error) if error.errno() == Some(rustix::io::Errno::TXTBSY.raw_os_error()) => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            other => return Ok((other?, read)),
+        }
+    }
+    panic!("text file busy for half a second");
 }
 
 /// Exit status, or minus the signal.
