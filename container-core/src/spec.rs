@@ -105,7 +105,7 @@ impl ContainerBuilder {
     ) -> Result<Spec> {
         let (image, root) = self.root(rootfs, extras)?;
         if let Some(size) = self.memory_layer() {
-            layer_in_memory(size, facts.privileged, &root, extras);
+            layer_over(UpperLayer::Memory { size }, facts.privileged, root.path(), extras);
         }
         let own_user_namespace = match self.namespace_of(NamespaceKind::User) {
             Some(Namespace::New) => true,
@@ -401,6 +401,19 @@ impl ContainerBuilder {
         LinuxResources::try_from(&limits).map(Some).map_err(|e| Error::invalid("limits", e.to_string()))
     }
 
+    /// Whether the writable layer is a file system of its own, and not the store's.
+    pub(crate) fn has_own_layer(&self) -> bool {
+        self.layer != Layer::Store
+    }
+
+    /// The size of a file system on disk for the writable layer.
+    pub(crate) fn disk_layer(&self) -> Option<u64> {
+        match self.layer {
+            Layer::Disk(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Whether changes to the root file system are to go to memory, and how much of it.
     pub(crate) fn memory_layer(&self) -> Option<u64> {
         match self.layer {
@@ -410,20 +423,19 @@ impl ContainerBuilder {
     }
 }
 
-/// Puts a layer in memory over the root, whatever that is.
-fn layer_in_memory(size: u64, privileged: bool, root: &SpecRoot, extras: &mut Extras) {
-    let memory = Some(UpperLayer::Memory { size });
-    let directory = |path: &Path| Rootfs::Overlay {
+/// Puts a writable layer over the root, whatever that is.
+pub(crate) fn layer_over(upper: UpperLayer, privileged: bool, root: &Path, extras: &mut Extras) {
+    let directory = |path: &Path, upper| Rootfs::Overlay {
         lower: vec![LowerLayer::Directory(path.to_owned())],
-        upper: memory.clone(),
+        upper: Some(upper),
         userxattr: !privileged,
         volatile: false,
     };
     extras.rootfs = Some(match extras.rootfs.take() {
-        None => directory(root.path()),
-        Some(Rootfs::Directory { source, .. }) => directory(&source),
+        None => directory(root, upper),
+        Some(Rootfs::Directory { source, .. }) => directory(&source, upper),
         Some(Rootfs::Overlay { lower, userxattr, .. }) => {
-            Rootfs::Overlay { lower, upper: memory, userxattr, volatile: false }
+            Rootfs::Overlay { lower, upper: Some(upper), userxattr, volatile: false }
         }
     });
 }

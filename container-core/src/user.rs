@@ -33,6 +33,8 @@ pub struct ResolvedUser {
 
 /// A longer line is no entry of these files: it is skipped, whatever is in it.
 const LONGEST_LINE: usize = 64 * 1024;
+/// No more is read of a file, which an image may have made of holes and exabytes.
+const LONGEST_FILE: u64 = 128 << 20;
 
 /// Resolves `user`, `uid`, `user:group`, `uid:gid` or a mixture, inside the root directory `root`.
 ///
@@ -173,8 +175,11 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<File>> {
 /// Calls `each` for every line, without the newline, in constant memory.
 fn for_each_line(mut source: impl Read, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
     let mut buffer = vec![0; LONGEST_LINE];
-    let (mut filled, mut too_long) = (0, false);
+    let (mut filled, mut too_long, mut total) = (0, false, 0u64);
     loop {
+        if total > LONGEST_FILE {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
         let count = match source.read(&mut buffer[filled..]) {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -187,6 +192,7 @@ fn for_each_line(mut source: impl Read, mut each: impl FnMut(&[u8]) -> ControlFl
             return Ok(());
         }
         filled += count;
+        total += count as u64;
         let mut start = 0;
         while let Some(end) = buffer[start..filled].iter().position(|b| *b == b'\n').map(|n| start + n) {
             if !std::mem::take(&mut too_long) && each(&buffer[start..end]).is_break() {
@@ -286,6 +292,13 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen, [b"a:x:1:1".to_vec(), b"last:x:3:4".to_vec()]);
+    }
+
+    #[test]
+    fn a_file_without_end_is_an_error() {
+        let endless = io::repeat(0);
+        let error = for_each_line(endless, |_| ControlFlow::Continue(())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
     }
 
     #[test]

@@ -25,6 +25,34 @@ fn h25_a_layer_in_memory_has_its_size() {
 }
 
 #[test]
+fn h25_a_layer_on_disk_has_its_size() {
+    if !fixture::containers() {
+        return;
+    }
+    let root = Root::new();
+    let builder =
+        root.shell("head -c 64000000 /dev/zero > /root/fill; echo $?; sleep 60").disk_limit(32 << 20);
+    let mut container = match builder.stdout(container_core::Stdio::piped()).spawn() {
+        Ok(container) => container,
+        Err(Error::Unsupported { remedy, .. }) if !fixture::is_root() => {
+            return assert!(remedy.contains("writable_memory"));
+        }
+        Err(Error::Unsupported { remedy, .. }) => return fixture::skip("loop", &remedy),
+        Err(other) => panic!("{other:?}"),
+    };
+    let mut line = String::new();
+    let out = container.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    assert_eq!(line, "1\n", "the write failed inside");
+    let (used, size) = container.layer_usage().unwrap();
+    assert!(used > 16 << 20 && size <= 32 << 20, "{used} of {size}");
+    container.stop(std::time::Duration::ZERO).unwrap();
+    assert!(container.read_file("/root/fill").unwrap().len() as u64 > 16 << 20);
+    container.remove().unwrap();
+    assert!(!root.path().join("root/fill").exists());
+}
+
+#[test]
 fn h26_without_limits_no_control_group_is_needed() {
     if !fixture::containers() || fixture::is_root() {
         return fixture::skip("userns", "this is about an ordinary user without delegation");

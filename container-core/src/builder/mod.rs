@@ -93,7 +93,7 @@ pub(crate) enum Layer {
     Store,
     /// To memory, up to so many bytes.
     Memory(u64),
-    /// To a file system of this size in a file of the store.
+    /// To a file system of this size in a file without a name.
     Disk(u64),
 }
 
@@ -349,8 +349,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// Changes to the root file system go to a file system of this size of their own, in a file beside the writable layer;
-    /// beyond it writes fail with ENOSPC. Needs privilege (a loop device).
+    /// Changes to the root file system go to a file system of this size of their own, on disk, and are gone at the end; beyond
+    /// `bytes` writes fail with ENOSPC. Takes space only as it fills. Needs privilege (a loop device), `mke2fs`, and Linux 6.15.
     pub fn disk_limit(mut self, bytes: u64) -> Self {
         self.layer = Layer::Disk(bytes);
         self

@@ -27,6 +27,10 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+#[allow(
+    deprecated,
+    reason = "its successor is unsafe; every descriptor here is borrowed for as long as it is watched"
+)]
 fn watched<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> Result<AsyncFd<T>> {
     AsyncFd::with_interest(descriptor, interest)
         .map_err(|e| Error::io("watch", "a descriptor of the process", e))

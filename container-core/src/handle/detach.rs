@@ -242,6 +242,7 @@ impl Container {
         let resources = Resources {
             root: files::root_of(&process),
             layer: held(&mark),
+            disk: None,
             entry: Some(entry),
             released: true,
         };
@@ -252,6 +253,7 @@ impl Container {
             spec: resources.entry.as_ref().map(Entry::spec).transpose()?.unwrap_or_default(),
             stop_signal: mark.stop_signal,
             own_pids: mark.own_pids,
+            sized_layer: false,
             skipped_limits: Vec::new(),
         };
         Ok(Self {

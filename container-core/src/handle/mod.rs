@@ -4,6 +4,7 @@
 mod asynchronous;
 mod capture;
 mod detach;
+mod disk;
 mod exec;
 mod exit;
 mod files;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) stop_signal: i32,
     /// Killing the first process kills them all.
     pub(crate) own_pids: bool,
+    /// The writable layer is a file system of its own.
+    pub(crate) sized_layer: bool,
     pub(crate) skipped_limits: Vec<String>,
 }
 
@@ -70,6 +73,7 @@ pub(crate) struct Resources {
     /// The container's root directory, which keeps the mount alive after the processes are gone.
     root: Option<OwnedFd>,
     layer: start::Held,
+    disk: Option<disk::DiskLayer>,
     entry: Option<crate::state::Entry>,
     /// The container is somebody else's from now on, or was never ours.
     released: bool,
@@ -251,6 +255,25 @@ impl Container {
         self.core.group()?.stats().map_err(cgroup_error)
     }
 
+    /// Bytes in its writable layer, and the most there may be, if that has a size of its own
+    /// ([`writable_memory`](crate::ContainerBuilder::writable_memory), [`disk_limit`](crate::ContainerBuilder::disk_limit)).
+    /// Also after its end, while the handle lives.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a layer without a size, [`Error::Io`].
+    pub fn layer_usage(&self) -> Result<(u64, u64)> {
+        if !self.core.sized_layer {
+            return Err(Error::unsupported(
+                "the size of the layer",
+                "it has none of its own: see writable_memory, disk_limit",
+            ));
+        }
+        let root = self.resources.root.as_ref().ok_or_else(|| self.core.not_running())?;
+        // An overlay tells about the file system of its upper layer.
+        let stat = rustix::fs::fstatvfs(root).map_err(|e| Error::io("stat", "/", e))?;
+        Ok(((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+    }
+
     /// Ids of its processes, as the host program sees them.
     ///
     /// # Errors
@@ -314,6 +337,7 @@ impl Resources {
     fn remove(&mut self) -> Result<()> {
         // The mount of the root goes first: the layer is in use while it is there.
         self.root = None;
+        self.disk = None;
         let layer = std::mem::take(&mut self.layer).remove();
         let entry = match self.entry.take() {
             Some(entry) => entry.remove(),

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::disk::DiskLayer;
 use super::process::Streams;
 use super::{Bounds, Container, Core, Outcome, Output, Process, Resources, files};
 use crate::builder::{ContainerBuilder, Root};
 use crate::error::{Error, Result};
 use crate::namespace::NamespaceKind;
-use crate::plan::{Facts, Plan, Rootfs};
+use crate::plan::{Facts, Plan, Rootfs, UpperLayer};
 use crate::spec::{Description, random_id};
 use crate::stdio::{Stdio, Stream};
 use crate::{host, launch, sys};
@@ -351,18 +352,38 @@ impl ContainerBuilder {
         resources: &mut Resources,
     ) -> Result<(Description, Plan, Ends, i32)> {
         let (rootfs, stop_signal) = self.hold_rootfs(id, resources)?;
-        let description = self.describe(id, rootfs, facts)?;
+        let mut description = self.describe(id, rootfs, facts)?;
+        if let Some(size) = self.disk_layer() {
+            if !facts.privileged {
+                let remedy =
+                    "loop devices are for privileged users; writable_memory limits the layer for everybody";
+                return Err(Error::unsupported("a size limit on disk", remedy));
+            }
+            let disk = DiskLayer::make(size, &self.scratch_directory())?;
+            let root = description.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+            crate::spec::layer_over(disk.upper(), facts.privileged, &root, &mut description.extras);
+            resources.disk = Some(disk);
+        }
         let plan = Plan::new(&description.spec, &description.extras, facts)?;
         let choices = [self.stdin.as_ref(), self.stdout.as_ref(), self.stderr.as_ref()];
         let ends = connect(choices, default, self.input.is_some(), self.terminal.is_some())?;
         Ok((description, plan, ends, stop_signal))
     }
 
+    /// Where a layer's file may take space.
+    fn scratch_directory(&self) -> std::path::PathBuf {
+        match &self.root {
+            #[cfg(feature = "images")]
+            Root::Image(store, _) => store.path().to_owned(),
+            _ => std::env::temp_dir(),
+        }
+    }
+
     /// The writable layer this container will have in a store.
     fn layer_key(&self, id: &str) -> Option<(std::path::PathBuf, String)> {
         match &self.root {
             #[cfg(feature = "images")]
-            Root::Image(store, _) if !self.read_only && self.memory_layer().is_none() => {
+            Root::Image(store, _) if !self.read_only && !self.has_own_layer() => {
                 Some((store.path().to_owned(), id.to_owned()))
             }
             _ => {
@@ -380,7 +401,7 @@ impl ContainerBuilder {
                 let failed = |e: image_layers::Error| Error::Image(Box::new(e));
                 let stop =
                     image.config().stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
-                let mount = if self.read_only || self.memory_layer().is_some() {
+                let mount = if self.read_only || self.has_own_layer() {
                     let view = store.view(image).map_err(failed)?;
                     let mount = view.mount().clone();
                     resources.layer = Held::View(view);
@@ -459,6 +480,8 @@ impl Prepared {
             }
         };
         let launch::Running { pid, pidfd, cgroup, terminal, skipped, .. } = running;
+        let in_memory =
+            matches!(&extras.rootfs, Some(Rootfs::Overlay { upper: Some(UpperLayer::Memory { .. }), .. }));
         let core = Core {
             id: extras.id,
             process: Process::new(pid, pidfd),
@@ -466,6 +489,7 @@ impl Prepared {
             spec,
             stop_signal,
             own_pids,
+            sized_layer: resources.disk.is_some() || in_memory,
             skipped_limits: skipped,
         };
         resources.root = files::root_of(&core.process);
