@@ -3,14 +3,16 @@
 //!
 //! Starting and reaping the process is left out of the time. Needs root or a delegated cgroup; says so and measures nothing
 //! otherwise. `cargo bench -p benches --features peers --bench cgroup`; with
-//! `CGROUP_BENCH_ONCE=birth|ours|cgroups-rs|cgroups-rs-cheapest|libcgroups` it does the work 100 times and nothing else, for
-//! `strace -c` (and with `CGROUP_BENCH_PAUSE` after a pause each time).
+//! `CGROUP_BENCH_ONCE=nothing|birth|ours|cgroups-rs|cgroups-rs-cheapest|libcgroups` it does the work 100 times and nothing else, for
+//! `strace -c` (and with `CGROUP_BENCH_PAUSE` after a pause each time); with `CGROUP_BENCH_PAIRED=ROUNDS` all in turns.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
 
 use std::hint::black_box;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Hierarchy, Limits};
@@ -61,6 +63,15 @@ impl Contender for Ours {
     fn leave(&self, group: Cgroup) {
         group.remove().unwrap();
     }
+}
+
+/// What is there without any work, to be taken off a count of system calls.
+struct Nothing;
+
+impl Contender for Nothing {
+    type Group = ();
+    fn enter(&self, _pid: u32) {}
+    fn leave(&self, (): ()) {}
 }
 
 #[cfg(feature = "peers")]
@@ -168,11 +179,23 @@ mod peers {
 /// costs an RCU grace period, and containers mostly start after a pause.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// Waits for the pause. Without one, has the lock for moving processes taken once, so that whoever comes next finds it hot,
+/// whatever came before.
+fn rest(pause: Duration) {
+    std::thread::sleep(pause);
+    if pause.is_zero() {
+        let hierarchy = Hierarchy::discover().unwrap();
+        let mount = hierarchy.mount_of(Controller::Pids).unwrap();
+        let own = mount.mountpoint().join(mount.own().unwrap()).join("cgroup.procs");
+        let _ = std::fs::write(own, std::process::id().to_string());
+    }
+}
+
 fn cycle<C: Contender>(contender: &C, count: u64, pause: Duration) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..count {
         let child = sleeper();
-        std::thread::sleep(pause);
+        rest(pause);
         let start = Instant::now();
         let group = contender.enter(child.id());
         total += start.elapsed();
@@ -184,30 +207,41 @@ fn cycle<C: Contender>(contender: &C, count: u64, pause: Duration) -> Duration {
     total
 }
 
-/// The same, with a thread of this program entering the v1 hierarchies as a child does between clone and exec: by writing `0`
-/// to the open `tasks` files. On v2 the child is born inside (CLONE_INTO_CGROUP), which costs nothing that could be timed here.
+/// The same, entering as a child does between clone and exec: it writes `0` to the open `tasks` files of the v1 hierarchies (on
+/// v2 it is born inside, CLONE_INTO_CGROUP, and nothing is left to time). Here a thread of this program is the child, with a
+/// clock of its own: the writing is measured, the starting of the thread is not, as with the peers.
 fn at_birth(ours: &Ours, count: u64, pause: Duration) -> Duration {
-    let own: Vec<_> = ours
-        .0
-        .mounts()
-        .iter()
-        .filter(|mount| wanted().intersection(mount.controllers()) != Controllers::NONE)
-        .map(|mount| mount.mountpoint().join(mount.own().unwrap()).join("tasks"))
-        .filter(|file| file.exists())
-        .collect();
     let mut total = Duration::ZERO;
     for _ in 0..count {
-        std::thread::sleep(pause);
+        let (give, take) = mpsc::channel::<Vec<OwnedFd>>();
+        let (tell, wait) = mpsc::channel::<Duration>();
+        let (release, end) = mpsc::channel::<()>();
+        let child = std::thread::spawn(move || {
+            let tasks = take.recv().unwrap();
+            let start = Instant::now();
+            for tasks in tasks {
+                std::fs::File::from(tasks).write_all(b"0").unwrap();
+            }
+            tell.send(start.elapsed()).unwrap();
+            // Until the figures are read.
+            let _ = end.recv();
+        });
+        rest(pause);
         let start = Instant::now();
         let group = Cgroup::create_with(&ours.0, &CgroupPath::new(name()).unwrap(), wanted()).unwrap();
         group.apply(&Limits::new().memory(MEMORY).cpus(0.5).pids(TASKS)).unwrap();
-        for tasks in group.entry().unwrap().tasks {
-            std::fs::File::from(tasks).write_all(b"0").unwrap();
-        }
+        let entry = group.entry().unwrap();
+        total += start.elapsed();
+        give.send(entry.tasks).unwrap();
+        total += wait.recv().unwrap();
+        let start = Instant::now();
         black_box(group.stats().unwrap());
         total += start.elapsed();
-        for tasks in &own {
-            std::fs::write(tasks, "0").unwrap();
+        drop(release);
+        child.join().unwrap();
+        // A process that was reaped has left its groups; of a thread that was joined the kernel only says that it will.
+        while group.processes().unwrap().contains(&std::process::id()) {
+            std::thread::yield_now();
         }
         let start = Instant::now();
         group.remove().unwrap();
@@ -263,13 +297,45 @@ fn whole(criterion: &mut Criterion) {
 
 criterion_group!(benches, whole);
 
+/// Every contender once, round after round, so that what else the machine does hits all alike: the tenth percentile and the
+/// median of each, and their ratio to ours.
+fn paired(rounds: u64, pause: Duration) {
+    let Some(ours) = ready() else { return };
+    let mut contenders: Vec<(&str, Box<dyn Fn() -> Duration>)> = vec![
+        ("ours, entering at birth", Box::new(|| at_birth(&ours, 1, pause))),
+        ("ours, by process id", Box::new(|| cycle(&ours, 1, pause))),
+    ];
+    #[cfg(feature = "peers")]
+    {
+        use peers::{CgroupsRs, Libcgroups};
+        contenders.push(("cgroups-rs, as documented", Box::new(|| cycle(&CgroupsRs::Documented, 1, pause))));
+        contenders.push(("cgroups-rs, cheapest", Box::new(|| cycle(&CgroupsRs::Cheapest, 1, pause))));
+        contenders.push(("libcgroups", Box::new(|| cycle(&Libcgroups, 1, pause))));
+    }
+    let mut times = vec![Vec::new(); contenders.len()];
+    for _ in 0..rounds {
+        contenders.iter().zip(&mut times).for_each(|((_, work), times)| times.push(work()));
+    }
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    let at = |times: &[Duration], percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1e3;
+    for ((name, _), own) in contenders.iter().zip(&times) {
+        let (low, median) = (at(own, 10), at(own, 50));
+        let (of_low, of_median) = (low / at(&times[0], 10), median / at(&times[0], 50));
+        println!("{name:28} p10 {low:7.3} ms ({of_low:5.2} x)  median {median:7.3} ms ({of_median:5.2} x)");
+    }
+}
+
 fn main() {
+    let pause = if std::env::var_os("CGROUP_BENCH_PAUSE").is_some() { PAUSE } else { Duration::ZERO };
+    if let Some(rounds) = std::env::var("CGROUP_BENCH_PAIRED").ok().and_then(|rounds| rounds.parse().ok()) {
+        return paired(rounds, pause);
+    }
     let Ok(contender) = std::env::var("CGROUP_BENCH_ONCE") else {
         benches();
         return Criterion::default().configure_from_args().final_summary();
     };
-    let pause = if std::env::var_os("CGROUP_BENCH_PAUSE").is_some() { PAUSE } else { Duration::ZERO };
     let time = match contender.as_str() {
+        "nothing" => Some(cycle(&Nothing, 100, pause)),
         "birth" => ready().map(|ours| at_birth(&ours, 100, pause)),
         "ours" => ready().map(|ours| cycle(&ours, 100, pause)),
         #[cfg(feature = "peers")]

@@ -234,7 +234,11 @@ pub(crate) fn v1_writes(rules: &[DeviceRule]) -> Result<Vec<(&'static str, Strin
             exceptions.retain(|other| other.access != Access::NONE);
         }
     }
-    // One exception must cover a whole access (rw of an open), so each gets what wider ones allow in addition.
+    // One exception must cover a whole access (rw of an open). So where two meet, their common part becomes one of its own, and
+    // each gets what wider ones allow in addition.
+    if !allow_by_default {
+        add_common_parts(&mut exceptions);
+    }
     let widened: Vec<_> = exceptions
         .iter()
         .map(|rule| {
@@ -247,6 +251,30 @@ pub(crate) fn v1_writes(rules: &[DeviceRule]) -> Result<Vec<(&'static str, Strin
     let mut writes = vec![(default, "a".to_owned())];
     writes.extend(widened.iter().map(|rule| (other, rule.line())));
     Ok(writes)
+}
+
+/// Adds, for each two rules about one kind that overlap, the rule about the nodes both are about. Ends: there are only so many
+/// pairs of the numbers that occur.
+fn add_common_parts(rules: &mut Vec<DeviceRule>) {
+    let mut next = 0;
+    while let Some(&rule) = rules.get(next) {
+        for index in 0..next {
+            let other = rules[index];
+            if !rule.overlaps(&other) || rule.is_within(&other) || other.is_within(&rule) {
+                continue;
+            }
+            let common = DeviceRule {
+                major: rule.major.or(other.major),
+                minor: rule.minor.or(other.minor),
+                access: rule.access | other.access,
+                ..rule
+            };
+            if !rules.iter().any(|old| old.is_within(&common) && common.is_within(old)) {
+                rules.push(common);
+            }
+        }
+        next += 1;
+    }
 }
 
 #[cfg(test)]
