@@ -210,13 +210,12 @@ pub fn rfc3339(time: SystemTime) -> String {
     )
 }
 
-/// Whether `id` can name a container: letters, digits, `_`, `+`, `-` and `.`, at most 255 bytes, neither `.` nor `..`.
-/// Such a name is one path component whatever is done with it.
+/// Whether `id` can name a container: letters, digits, `_`, `+`, `-` and `.`, at most 255 bytes, the first
+/// one no `.`. Such a name is one path component whatever is done with it, and no hidden file.
 pub fn is_valid_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 255
-        && id != "."
-        && id != ".."
+        && !id.starts_with('.')
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.'))
 }
 
@@ -326,8 +325,8 @@ fn check_id(id: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(
-        format!("container id {id:?}"),
-        "it must be 1 to 255 letters, digits, '_', '+', '-' or '.', and neither '.' nor '..'",
+        format!("container ID {id:?}"),
+        "empty, too long, or an invalid character: it must be 1 to 255 letters, digits, '_', '+', '-' or '.', the first no '.'",
     ))
 }
 
@@ -539,10 +538,10 @@ mod tests {
 
     #[test]
     fn names_that_are_no_single_component_are_refused() {
-        for id in ["", ".", "..", "a/b", "/a", "../x", "a b", "a\n", "ä", &"x".repeat(256)] {
+        for id in ["", ".", "..", ".a", "a/b", "/a", "../x", "a b", "a\n", "ä", &"x".repeat(256)] {
             assert!(!is_valid_id(id), "{id:?}");
         }
-        for id in ["a", "a.b", "...", "-x", "A_1+2-3", &"x".repeat(255)] {
+        for id in ["a", "a.b", "a..", "-x", "A_1+2-3", &"x".repeat(255)] {
             assert!(is_valid_id(id), "{id:?}");
         }
     }

@@ -21,7 +21,8 @@ use crate::{record, sockets};
 
 /// Sets a container up to where only its start is missing.
 pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
-    let bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
+    let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
+    give_activation(&mut bundle.spec);
     let console = console(&bundle.spec, options, true)?;
     let (entry, creating) = reserve(context, options, &bundle)?;
     let made = plan(context, options, &bundle).and_then(|plan| {
@@ -41,6 +42,7 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
 /// Sets a container up, runs it, and unless it is detached stays until it ends.
 pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Result<ExitCode, Failure> {
     let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
+    give_activation(&mut bundle.spec);
     let console = console(&bundle.spec, options, detach)?;
     if !detach && console.is_none() {
         give_size(&mut bundle.spec);
@@ -105,7 +107,22 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle) -> Result<Plan, Fa
 }
 
 fn io(options: &Create, console: Option<OwnedFd>) -> Io {
-    Io { preserve: options.preserve_fds, console, ..Io::default() }
+    Io { preserve: options.preserve_fds + activation_fds(), console, ..Io::default() }
+}
+
+/// How many sockets systemd (sd_listen_fds(3)) gave us to pass on.
+fn activation_fds() -> u32 {
+    std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Tells the container's first process of the sockets that are passed on to it.
+fn give_activation(spec: &mut Spec) {
+    let count = activation_fds();
+    if let Some(process) = spec.process_mut().as_mut().filter(|_| count > 0) {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(env));
+    }
 }
 
 /// The connection to the console socket, for a container that has a terminal.

@@ -158,10 +158,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         }
     }
     // Whoever is named to listen gets the descriptor, whether or not there is anything to ask him.
-    let named = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|profile| {
-        profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
-    });
-    let listener = program.as_ref().is_some_and(|program| program.notify || named);
+    let listener = program.is_some() && listener(spec)?.is_some();
     let mut filter = program.map(|program| Operation::Seccomp { program, listener });
     let filtered = filter.is_some();
     // A listener goes to whoever answers while the creator is there, who knows where; other filters wait for the start.
@@ -415,16 +412,16 @@ fn seccomp(spec: &Spec) -> Result<Option<Arc<crate::seccomp::Program>>> {
 /// Where the listener of a filter that notifies is sent.
 pub(super) fn listener(spec: &Spec) -> Result<Option<Listener>> {
     let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(None) };
+    let path = profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty());
     let notifies =
         profile.syscalls().iter().flatten().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify);
-    if !notifies {
-        return Ok(None);
+    match path {
+        Some(path) => Ok(Some(Listener { path, metadata: profile.listener_metadata().clone() })),
+        None if notifies => {
+            Err(Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask"))
+        }
+        None => Ok(None),
     }
-    let path =
-        profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
-            Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask")
-        })?;
-    Ok(Some(Listener { path, metadata: profile.listener_metadata().clone() }))
 }
 
 /// The profile lets execveat through, so that the command can be run by descriptor.
