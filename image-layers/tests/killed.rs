@@ -69,7 +69,7 @@ fn five_layers() -> Vec<Layer> {
             tar = tar.file(&format!("data/.wh.{}-7", n - 1), "");
         }
         let tar = tar.finish();
-        if n % 2 == 0 { Layer::gzip(tar) } else { Layer::zstd(tar) }
+        if n.is_multiple_of(2) { Layer::gzip(tar) } else { Layer::zstd(tar) }
     };
     (0..5).map(layer).collect()
 }
