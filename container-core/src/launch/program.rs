@@ -192,8 +192,13 @@ pub(super) fn exec(context: &mut Context) -> Failure {
     let command = &mut context.command;
     let errno = if command.by_descriptor {
         let mut errno = command.vectors.exec_descriptor(command.file);
-        if errno.0 == libc::ENOENT && command.foreign && fd::install(command.file, command.file).is_ok() {
-            // An emulator gets the program by its path /dev/fd/N, so the descriptor has to stay open.
+        if errno.0 == libc::ENOENT
+            && command.foreign
+            && command.keeps_name
+            && fd::install(command.file, command.file).is_ok()
+        {
+            // An emulator gets the program by its path /dev/fd/N, so the descriptor has to stay open. Only while nobody is inside: a
+            // file that turns into a script now would be run by whatever interpreter it names.
             errno = command.vectors.exec_descriptor(command.file);
         }
         errno

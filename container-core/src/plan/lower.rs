@@ -135,6 +135,8 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
         may_share_memory: !namespaces.needs_two_stages()
             && namespaces.makes(PID)
+            // The kernel lets nobody join who shares memory.
+            && !namespaces.joins(TIME)
             // The score is one for all who share memory.
             && process.oom_score_adj().is_none()
             && hooks.create_container.is_empty()

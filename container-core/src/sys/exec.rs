@@ -9,7 +9,7 @@ use super::raw::{Errno, Sys, syscall};
 /// How many strings a chain of script interpreters can put in front: two for each of the kernel's four levels.
 const SPARE: usize = 10;
 /// Room for what those strings are.
-const TEXT: usize = 2048;
+const TEXT: usize = 10 * 1024;
 const HOME: &[u8] = b"HOME=";
 
 /// argv and envp as execve takes them, with room in front of the one and at the end of the other.
