@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Bundle, config, run, script};
+use container_core::plan::Facts;
 use serde_json::json;
 
 #[test]
@@ -173,4 +174,23 @@ fn namespaces_are_joined_by_path() {
     if let Some(cgroup) = first.cgroup {
         cgroup.remove().unwrap();
     }
+}
+
+#[test]
+fn devices_of_the_host_are_closed_unless_opened() {
+    let controlled = Facts::gather()
+        .unwrap()
+        .cgroups
+        .is_some_and(|hierarchy| hierarchy.controllers().contains(cgroup::Controller::Devices));
+    if !common::is_root() || !controlled {
+        return common::skipped("root", "access to devices is ruled by root's control groups");
+    }
+    let Some(bundle) = Bundle::new() else { return };
+    let spec = config(
+        "mknod /dev/loop b 7 0; head -c 1 /dev/loop 2>&1; mknod /dev/kmsg c 1 11; head -c 1 /dev/kmsg 2>&1; \
+         head -c 1 /dev/zero >/dev/null && echo x >/dev/null && echo ok",
+    );
+    let text = run(&bundle, &spec).unwrap().text;
+    assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
+    assert!(text.ends_with("ok\n"), "{text}");
 }

@@ -47,9 +47,15 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
 }
 
 fn limits(request: &CgroupRequest) -> Result<Limits> {
-    let Some(resources) = &request.resources else { return Ok(Limits::new()) };
-    let mut limits = Limits::try_from(resources).map_err(error)?;
-    // What every container has in its `/dev` can be made and used, whatever the list says: all runtimes add these rules.
+    let mut limits = match &request.resources {
+        Some(resources) => Limits::try_from(resources).map_err(error)?,
+        None => Limits::new(),
+    };
+    // A container that may make device nodes, or has some in its image, could open every device of the host: without a word in
+    // the spec nothing is allowed but what every container has in its `/dev`.
+    if request.rules_devices {
+        limits.devices.get_or_insert_default();
+    }
     if let Some(rules) = &mut limits.devices {
         rules.extend(DeviceRule::defaults());
     }

@@ -142,7 +142,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
             && hooks.create_container.is_empty()
             && hooks.start_container.is_empty(),
         idmaps,
-        cgroup: cgroup(spec, extras, facts, linux.is_some())?,
+        cgroup: cgroup(spec, extras, facts, namespaces.has_user())?,
         program,
         services,
     })
@@ -326,8 +326,13 @@ fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, 
     Ok(out)
 }
 
-fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts, linux: bool) -> Result<Option<CgroupRequest>> {
-    let linux_fields = spec.linux().as_ref().filter(|_| linux);
+fn cgroup(
+    spec: &Spec,
+    extras: &Extras,
+    facts: &Facts,
+    user_namespace: bool,
+) -> Result<Option<CgroupRequest>> {
+    let linux_fields = spec.linux().as_ref();
     let mut resources = linux_fields.and_then(|l| l.resources().clone());
     // Access to devices is no ordinary user's to rule; the nodes inside are the host's own, with the host's permissions.
     if let Some(resources) = resources.as_mut().filter(|_| !facts.privileged) {
@@ -350,6 +355,10 @@ fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts, linux: bool) -> Result<Op
         path,
         best_effort: extras.limits_best_effort,
         optional,
+        rules_devices: facts.privileged
+            && !user_namespace
+            && extras.controllers.contains(cgroup::Controller::Devices)
+            && hierarchy.controllers().contains(cgroup::Controller::Devices),
         hierarchy,
         controllers: extras.controllers,
         resources,

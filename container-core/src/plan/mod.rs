@@ -64,6 +64,8 @@ pub(crate) struct CgroupRequest {
     pub(crate) best_effort: bool,
     /// It may be left out where it cannot be made: nobody asked for it.
     pub(crate) optional: bool,
+    /// Access to devices is restricted even if the spec has no rules.
+    pub(crate) rules_devices: bool,
     pub(crate) hierarchy: cgroup::Hierarchy,
     pub(crate) controllers: cgroup::Controllers,
 }
