@@ -99,7 +99,7 @@ fn garbage_is_what_nothing_needs() {
     let (dir, store) = store();
     let [shared, own] = two_layers();
     let first = import(&dir, &store, &[shared.clone(), own.clone()], "x/first:1");
-    let second = import(&dir, &store, &[shared.clone()], "x/second:1");
+    let second = import(&dir, &store, std::slice::from_ref(&shared), "x/second:1");
     store.view(&first).unwrap();
     store.view(&second).unwrap();
     let has = |layer: &Layer| store.path().join("blobs/sha256").join(layer.digest().hex()).exists();

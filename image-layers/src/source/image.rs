@@ -10,7 +10,7 @@ use crate::{Digest, Error, ImageConfig, Reference, Result, Verifier};
 use super::candidate::full_references;
 use super::members::Body;
 
-/// One image of a [`Source`], its documents checked, its layers not yet.
+/// One image of a [`Source`](crate::Source), its documents checked, its layers not yet.
 #[derive(Clone, Debug)]
 pub struct SourceImage {
     pub(super) label: String,

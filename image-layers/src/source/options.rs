@@ -69,8 +69,8 @@ impl ImportOptions {
         self
     }
 
-    /// For [`SourceImage::unpack`]: goes on where the file system cannot store something, and tells what. Without this, that
-    /// is [`Error::UnsupportedAttribute`].
+    /// For [`SourceImage::unpack`](crate::SourceImage::unpack): goes on where the file system cannot store something, and tells what. Without this, that
+    /// is [`Error::UnsupportedAttribute`](crate::Error::UnsupportedAttribute).
     pub fn allow_loss(mut self, callback: impl Fn(Loss) + Send + Sync + 'static) -> Self {
         self.control.losses = Some(Losses::new(callback));
         self
