@@ -119,6 +119,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A group that was to be taken over has processes.
+    #[error("cgroup {} is not empty: {processes} process(es) found", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// How many there are.
+        processes: usize,
+    },
+
     /// There is no group of that name in any hierarchy.
     #[error("cgroup {} does not exist", path.display())]
     NotFound {

@@ -100,6 +100,29 @@ impl Cgroup {
     /// EACCES without delegation or EROFS; [`Error::Hidden`] for a relative path when the caller's own group is not
     /// visible. Nothing stays behind.
     pub fn create_with(hierarchy: &Hierarchy, path: &CgroupPath, controllers: Controllers) -> Result<Self> {
+        Self::create_in(hierarchy, path, controllers, false)
+    }
+
+    /// As [`create_with`](Self::create_with), but a group of that name which has no processes is taken over with the limits it
+    /// has, and [removed](Self::remove) like one that was made. For a name that was agreed upon with somebody who may
+    /// have made it, as managers do with the runtimes they call.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`] when it has processes; else as [`create_with`](Self::create_with).
+    pub fn create_or_take(
+        hierarchy: &Hierarchy,
+        path: &CgroupPath,
+        controllers: Controllers,
+    ) -> Result<Self> {
+        Self::create_in(hierarchy, path, controllers, true)
+    }
+
+    fn create_in(
+        hierarchy: &Hierarchy,
+        path: &CgroupPath,
+        controllers: Controllers,
+        take: bool,
+    ) -> Result<Self> {
         let mut group = Self::new(hierarchy, path, true);
         for (index, mount) in hierarchy.mounts().iter().enumerate() {
             let carried =
@@ -111,7 +134,7 @@ impl Cgroup {
             }
             // Nothing depends on a hybrid host's unified hierarchy that carries no controller.
             let optional = mount.version() == Version::V2 && !is_only && !needs_unified(carried);
-            match group.make(index, mount, path, carried) {
+            match group.make(index, mount, path, carried, take) {
                 Ok(()) => {}
                 Err(_) if optional => {}
                 Err(error) => {
@@ -219,11 +242,32 @@ impl Cgroup {
     }
 
     /// Makes the directory in one hierarchy.
-    fn make(&mut self, index: usize, mount: &Mount, path: &CgroupPath, carried: Controllers) -> Result<()> {
+    fn make(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        path: &CgroupPath,
+        carried: Controllers,
+        take: bool,
+    ) -> Result<()> {
         let path = self.hierarchy.resolve(mount, path)?;
-        let made = make_path(mount.root(), &path)?;
+        let made = match make_path(mount.root(), &path) {
+            Err(Error::Exists { path: found }) if take && found == mount.root().path_of(&path) => None,
+            made => Some(made?),
+        };
         let opened = mount.root().open_below(&path);
         let dir = opened.map_err(|source| Error::Create { path: mount.root().path_of(&path), source })?;
+        let made = match made {
+            Some(made) => made,
+            None => {
+                let mut buffer = Vec::new();
+                let processes = dir.read("cgroup.procs", &mut buffer)?.map_or(0, |text| text.lines().count());
+                if processes > 0 {
+                    return Err(Error::NotEmpty { path: dir.path().to_owned(), processes });
+                }
+                1
+            }
+        };
         self.dirs.push(GroupDir { mount: index, path, dir, controllers: carried, made });
         let Some(own) = self.dirs.last() else { return Ok(()) };
         match mount.version() {

@@ -50,6 +50,11 @@ impl From<Error> for Failure {
         Self::new(match &error {
             Error::NotFound { id } => format!("container {id:?} does not exist"),
             Error::InUse { id, .. } => format!("container with given ID {id:?} already exists"),
+            Error::Cgroup(source)
+                if matches!(source.downcast_ref(), Some(cgroup::Error::NotEmpty { .. })) =>
+            {
+                format!("container's cgroup is not empty: {source}")
+            }
             Error::NotRunning { id } => format!("container {id:?}: container not running"),
             _ => chain(&error),
         })

@@ -18,10 +18,14 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
     let path = CgroupPath::new(&request.path)
         .map_err(|e| Error::invalid(format!("linux.cgroupsPath {}", request.path), e.to_string()))?;
     let limits = limits(request)?;
-    let group = match Cgroup::create_with(&request.hierarchy, &path, request.controllers) {
+    let create = if request.take { Cgroup::create_or_take } else { Cgroup::create_with };
+    let group = match create(&request.hierarchy, &path, request.controllers) {
         Ok(group) => group,
         Err(_) if request.optional => return Ok(Made::default()),
-        Err(e) if request.best_effort && !matches!(e, cgroup::Error::Exists { .. }) => {
+        Err(e)
+            if request.best_effort
+                && !matches!(e, cgroup::Error::Exists { .. } | cgroup::Error::NotEmpty { .. }) =>
+        {
             let skipped = limits.controllers().iter();
             return Ok(Made {
                 group: None,

@@ -377,14 +377,19 @@ fn give_streams(context: &Context, (uid, gid): (u32, u32)) {
     }
 }
 
-/// Everything goes at exec, but for the standard streams and what is passed on: those get their numbers.
-fn descriptors(context: &mut Context) -> Done {
-    fd::close_on_exec_from(context.first_closed as u32)?;
+fn install_streams(context: &Context) -> Sys<()> {
     for (target, &source) in context.stdio.iter().enumerate() {
         if source >= 0 {
             fd::install(source, target as i32)?;
         }
     }
+    Ok(())
+}
+
+/// Everything goes at exec, but for the standard streams and what is passed on: those get their numbers.
+fn descriptors(context: &mut Context) -> Done {
+    fd::close_on_exec_from(context.first_closed as u32)?;
+    install_streams(context)?;
     for &(source, target) in &context.inherited {
         fd::install(source, target)?;
     }
@@ -442,6 +447,8 @@ fn gate(context: &mut Context) -> Done {
         return Ok(());
     }
     close_all_but_needed(context, &[])?;
+    // The creator's own streams are not the container's to hold: whoever reads them waits for their end.
+    install_streams(context)?;
     match context.gate {
         GateKind::Open => {}
         GateKind::Held => ask(context, Request::Ready)?,

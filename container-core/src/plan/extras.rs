@@ -25,6 +25,9 @@ pub struct Extras {
     pub new_keyring: bool,
     /// Limits this host cannot set are left out (and reported) instead of being an error. Default: false.
     pub limits_best_effort: bool,
+    /// A control group of the container's name that is there and has no processes is taken over, with the limits that it has.
+    /// Default: false, it is an error.
+    pub take_cgroup: bool,
     /// The controllers the container's group gets; fewer are quicker to make and to enter on version 1. Default: all.
     pub controllers: cgroup::Controllers,
     /// Do not make a control group at all. Default: false.
@@ -43,6 +46,7 @@ impl Default for Extras {
             die_with_parent: false,
             new_keyring: true,
             limits_best_effort: false,
+            take_cgroup: false,
             controllers: cgroup::Controllers::ALL,
             no_cgroup: false,
         }

@@ -361,6 +361,7 @@ fn cgroup(
             && hierarchy.controllers().contains(cgroup::Controller::Devices),
         hierarchy,
         controllers: extras.controllers,
+        take: extras.take_cgroup,
         resources,
     }))
 }

@@ -68,6 +68,8 @@ pub(crate) struct CgroupRequest {
     pub(crate) rules_devices: bool,
     pub(crate) hierarchy: cgroup::Hierarchy,
     pub(crate) controllers: cgroup::Controllers,
+    /// One that is there, without processes, will do.
+    pub(crate) take: bool,
 }
 
 /// The command.
