@@ -45,18 +45,34 @@ impl Bundle {
                 }
                 let json = serde_json::to_vec(&value).map_err(|error| wrong(&error))?;
                 let spec = serde_json::from_slice(&json).map_err(|error| wrong(&error))?;
-                return Self { path, spec, json }.checked();
+                return Self { path, spec, json }.checked(log);
             }
         };
         // Explicit, so that what is kept and what is run agree.
         if spec.version().is_empty() {
             spec.set_version("1.0.0".to_owned());
         }
-        Self { path, spec, json }.checked()
+        Self { path, spec, json }.checked(log)
     }
 
-    fn checked(self) -> Result<Self, Failure> {
+    /// The kernel takes nothing into the ambient set that may not be inherited.
+    fn tell_of_ambient(&self, log: &Log) {
+        let Some(sets) = self.spec.process().as_ref().and_then(|process| process.capabilities().as_ref())
+        else {
+            return;
+        };
+        let inheritable =
+            |capability| sets.inheritable().as_ref().is_some_and(|set| set.contains(capability));
+        for capability in sets.ambient().iter().flatten().filter(|capability| !inheritable(capability)) {
+            log.warn(&format!(
+                "can't raise ambient capability CAP_{capability}: it is not in the inheritable set"
+            ));
+        }
+    }
+
+    fn checked(self, log: &Log) -> Result<Self, Failure> {
         check_version(self.spec.version())?;
+        self.tell_of_ambient(log);
         if self.spec.linux().is_none() {
             return Err(Failure::new(
                 "config.json has no linux section: this runtime runs Linux containers only",
@@ -92,19 +108,39 @@ pub fn process(file: &Path, log: &Log) -> Result<Process, Failure> {
     serde_json::from_slice(&json).or_else(|error| {
         let wrong = || Failure::new(format!("parse {} as JSON: {error}", file.display()));
         let mut value: Value = serde_json::from_slice(&json).map_err(|_| wrong())?;
-        let changed = value.get_mut("capabilities").is_some_and(|sets| known_capabilities(sets, log));
-        if !changed {
+        if !known_process(&mut value, log) {
             return Err(wrong());
         }
-        serde_json::from_value(value).map_err(|_| wrong())
+        serde_json::from_value(value)
+            .map_err(|error| Failure::new(format!("parse {} as JSON: {error}", file.display())))
     })
 }
 
 /// Takes out what a runtime must pass over but the types refuse; whether anything was changed.
 fn make_known(config: &mut Value, log: &Log) -> bool {
-    let mut changed = without_nulls(config);
-    if let Some(sets) = config.pointer_mut("/process/capabilities") {
-        changed |= known_capabilities(sets, log);
+    let changed = without_nulls(config);
+    config.get_mut("process").is_some_and(|process| known_process(process, log)) | changed
+}
+
+/// What a process may leave out, or say in words that the types do not have.
+fn known_process(process: &mut Value, log: &Log) -> bool {
+    let mut changed = process.get_mut("capabilities").is_some_and(|sets| known_capabilities(sets, log));
+    let Some(fields) = process.as_object_mut() else { return changed };
+    // Root, as for every runtime.
+    if !fields.contains_key("user") {
+        fields.insert("user".into(), serde_json::json!({ "uid": 0, "gid": 0 }));
+        changed = true;
+    }
+    let flags = fields.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        // The specification's spelling on the left.
+        let known = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = known.into();
+        changed = true;
     }
     changed
 }

@@ -102,6 +102,7 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle) -> Result<Plan, Fa
     extras.new_keyring = !options.no_new_keyring;
     extras.no_cgroup = context.no_cgroups;
     extras.take_cgroup = true;
+    extras.all_cpus = true;
     let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
     context.log.debug_lines(|| plan.to_string());
     Ok(plan)

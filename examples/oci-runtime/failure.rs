@@ -55,6 +55,14 @@ impl From<Error> for Failure {
             {
                 format!("container's cgroup is not empty: {source}")
             }
+            Error::Exec { path, interpreter: Some(interpreter), source } => {
+                let source = plain(&source.to_string());
+                format!(
+                    "exec {}: {source} (its interpreter {} is missing)",
+                    path.display(),
+                    interpreter.display()
+                )
+            }
             Error::NotRunning { id } => format!("container {id:?}: container not running"),
             _ => chain(&error),
         })

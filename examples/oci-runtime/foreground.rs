@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 use crate::failure::Failure;
 
@@ -103,10 +103,16 @@ impl Relay {
         // A container that does not read must not keep its own output from being shown.
         let flags = rustix::fs::fcntl_getfl(&master).map_err(because)?;
         rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK).map_err(because)?;
+        let mut inside = rustix::termios::tcgetattr(&master).map_err(because)?;
+        inside.output_modes &= !OutputModes::ONLCR;
+        rustix::termios::tcsetattr(&master, OptionalActions::Now, &inside).map_err(because)?;
         let before = rustix::termios::tcgetattr(&input).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // Our terminal goes on making a line feed a new line, and the container's does not any more: what is relayed into
+            // a file or a pipe then has no carriage returns.
+            raw.output_modes |= OutputModes::OPOST;
             rustix::termios::tcsetattr(&input, OptionalActions::Now, &raw).map_err(because)?;
         }
         let relay = Self {

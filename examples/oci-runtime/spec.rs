@@ -29,7 +29,11 @@ pub fn spec(bundle: Option<&Path>, rootless: bool) -> Result<(), Failure> {
 
 fn default(rootless: bool) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount", "cgroup"];
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        // On version 1 the container would see of its control groups what it may not change.
+        namespaces.push("cgroup");
+    }
     let devpts = "newinstance,ptmxmode=0666,mode=0620";
     let mut config = json!({
         "ociVersion": container_core::oci_spec::runtime::VERSION,

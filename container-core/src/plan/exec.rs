@@ -35,6 +35,9 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
         inside.push(Operation::EnterCgroup);
     }
     cpu_affinity(affinity.and_then(|a| a.cpu_affinity_final().as_ref()), &mut inside)?;
+    if extras.all_cpus && affinity.is_none() {
+        inside.push(all_cpus());
+    }
     let labelled = process.apparmor_profile().is_some() || process.selinux_label().is_some();
     inside.push(Operation::CloseOthers { keep: if labelled { vec![PROC] } else { Vec::new() } });
     inside.push(Operation::JoinAll { kinds });
@@ -105,6 +108,12 @@ pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>)
     if user {
         inside.push(Operation::BecomeRoot);
     }
+    if cwd.is_none()
+        && hook.env().is_none()
+        && !env.iter().any(|entry| entry.to_bytes().starts_with(b"HOME="))
+    {
+        inside.extend([Operation::OpenRoot { path: c"/".to_owned() }, Operation::Home { uid: 0 }]);
+    }
     if let Some(cwd) = cwd {
         let path = c_string("bundle", cwd.as_os_str())?;
         inside.push(Operation::WorkingDirectory { path, last: true });
@@ -113,6 +122,11 @@ pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>)
     let services = Services { command: path.clone(), ..Services::default() };
     let program = Program { argv, env, candidates: vec![path], by_descriptor: true, keeps_name: false };
     Ok(Plan { inside, slots: INIT + 1, program, services, ..Plan::empty() })
+}
+
+/// All CPUs, of which the kernel takes those that the control group allows.
+pub(super) fn all_cpus() -> Operation {
+    Operation::CpuAffinity { mask: vec![u64::MAX; 128], text: "all".to_owned() }
 }
 
 fn cpu_affinity(list: Option<&String>, inside: &mut Vec<Operation>) -> Result<()> {

@@ -25,6 +25,8 @@ pub struct Extras {
     pub new_keyring: bool,
     /// Limits this host cannot set are left out (and reported) instead of being an error. Default: false.
     pub limits_best_effort: bool,
+    /// Starts on all CPUs that its control group allows, even if the caller is bound to some. Default: false.
+    pub all_cpus: bool,
     /// A control group of the container's name that is there and has no processes is taken over, with the limits that it has.
     /// Default: false, it is an error.
     pub take_cgroup: bool,
@@ -46,6 +48,7 @@ impl Default for Extras {
             die_with_parent: false,
             new_keyring: true,
             limits_best_effort: false,
+            all_cpus: false,
             take_cgroup: false,
             controllers: cgroup::Controllers::ALL,
             no_cgroup: false,

@@ -45,6 +45,10 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     if let Some(score) = process.oom_score_adj() {
         inside.push(Operation::OomScore { value: c_string("process.oomScoreAdj", score.to_string())? });
     }
+    if extras.all_cpus {
+        inside.push(super::exec::all_cpus());
+    }
+
     // Ids first: files made from here on belong to the container's root.
     if namespaces.maps.as_ref().is_some_and(super::Maps::has_root) || namespaces.joins(USER) {
         inside.push(Operation::BecomeRoot);
@@ -75,6 +79,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         namespaces: &namespaces,
         prepare: Vec::new(),
         attach: Vec::new(),
+        late: Vec::new(),
         slots,
         idmaps: Vec::new(),
     };
@@ -88,7 +93,8 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     }
     mounts.all()?;
     mounts.devices()?;
-    let Mounts { prepare, attach, slots, idmaps, .. } = mounts;
+    let Mounts { prepare, mut attach, late, slots, idmaps, .. } = mounts;
+    attach.extend(late);
     // The copy of the host's table must neither tell the host of mounts made here nor, once the sources are open, hear of
     // new ones. In a user namespace of its own the copy is a slave already, and stays one for binds that want it.
     if own_mounts && !isolated {

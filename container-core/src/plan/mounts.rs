@@ -22,6 +22,8 @@ pub(super) struct Mounts<'a> {
     pub(super) namespaces: &'a Namespaces,
     pub(super) prepare: Vec<Operation>,
     pub(super) attach: Vec<Operation>,
+    /// What comes after all mounts and devices.
+    pub(super) late: Vec<Operation>,
     pub(super) slots: Slot,
     pub(super) idmaps: Vec<(Slot, Maps)>,
 }
@@ -262,11 +264,18 @@ impl Mounts<'_> {
         if let Some(label) = label.filter(|_| self.facts.selinux && !["proc", "sysfs"].contains(&kind)) {
             data.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
         }
+        // What the spec mounts below needs its places made first.
+        let mut attributes = options.attributes_set();
+        if kind == "tmpfs" && attributes & attr::RDONLY != 0 {
+            attributes &= !attr::RDONLY;
+            let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+            self.late.push(Operation::Remount { target: target.clone(), changes: vec![(change, false)] });
+        }
         let new = NewMount {
             kind: c_string("mounts.type", kind)?,
             source: c_string("mounts.source", source)?,
             data,
-            attributes: options.attributes_set(),
+            attributes,
             after: changes(options, false),
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
