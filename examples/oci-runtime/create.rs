@@ -25,7 +25,7 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     give_activation(&mut bundle.spec);
     let console = console(&bundle.spec, options, true)?;
     let (entry, creating) = reserve(context, options, &bundle)?;
-    let made = plan(context, options, &bundle).and_then(|plan| {
+    let made = plan(context, options, &bundle, false).and_then(|plan| {
         let created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
         publish(options, &entry, &creating, Process::of(created.pid, &created.pidfd, created.cgroup.as_ref()))
     });
@@ -48,9 +48,10 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
         give_size(&mut bundle.spec);
     }
     let (entry, creating) = reserve(context, options, &bundle)?;
+    let relayed = !detach && console.is_none();
     // Before the start, so that no signal is lost.
     let signals = if detach { None } else { Some(Signals::block()?) };
-    let started = plan(context, options, &bundle).and_then(|plan| {
+    let started = plan(context, options, &bundle, relayed).and_then(|plan| {
         let running = launch::spawn(&plan, io(options, console))?;
         let process = Process::of(running.pid, &running.pidfd, running.cgroup.as_ref());
         let record = publish(options, &entry, &creating, process)?;
@@ -96,13 +97,14 @@ fn reserve(context: &Context, options: &Create, bundle: &Bundle) -> Result<(Entr
     }
 }
 
-fn plan(context: &Context, options: &Create, bundle: &Bundle) -> Result<Plan, Failure> {
+fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> Result<Plan, Failure> {
     let mut extras = Extras::new(&options.id);
     extras.bundle.clone_from(&bundle.path);
     extras.new_keyring = !options.no_new_keyring;
     extras.no_cgroup = context.no_cgroups;
     extras.take_cgroup = true;
     extras.all_cpus = true;
+    extras.terminal_onlcr = !relayed;
     let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
     context.log.debug_lines(|| plan.to_string());
     Ok(plan)

@@ -103,9 +103,6 @@ impl Relay {
         // A container that does not read must not keep its own output from being shown.
         let flags = rustix::fs::fcntl_getfl(&master).map_err(because)?;
         rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK).map_err(because)?;
-        let mut inside = rustix::termios::tcgetattr(&master).map_err(because)?;
-        inside.output_modes &= !OutputModes::ONLCR;
-        rustix::termios::tcsetattr(&master, OptionalActions::Now, &inside).map_err(because)?;
         let before = rustix::termios::tcgetattr(&input).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();

@@ -215,8 +215,8 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
                 thread::exit(127);
             }
         }
-        Operation::Terminal { rows, columns, uid, console } => {
-            terminal::open(context, (*rows, *columns), *uid, *console)?;
+        Operation::Terminal { rows, columns, uid, console, onlcr } => {
+            terminal::open(context, (*rows, *columns), *uid, *console, *onlcr)?;
         }
         Operation::GiveStreams { ids } => {
             give_streams(context, ids.unwrap_or((context.identity.uid, context.identity.gid)));

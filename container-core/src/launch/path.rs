@@ -58,6 +58,14 @@ pub(super) fn open_parent(root: i32, path: &CStr) -> Sys<(i32, &CStr)> {
     Ok((make(root, parent, true, 0)?, name))
 }
 
+/// The mode of a directory that is there.
+pub(super) fn mode_of(root: i32, path: &CStr) -> Option<u32> {
+    let directory = fd::openat2(root, path, libc::O_PATH | libc::O_DIRECTORY, 0, INSIDE).ok()?;
+    let stat = fd::stat(directory);
+    fd::close(directory);
+    stat.ok().map(|stat| stat.st_mode & 0o7777)
+}
+
 /// Opens a directory by its path from `root`, made when missing.
 pub(super) fn make_directories(root: i32, path: &CStr) -> Sys<i32> {
     open_or_make(root, path, true, 0)

@@ -142,20 +142,34 @@ fn attach(root: i32, mount: i32, target: &Target) -> Done {
 }
 
 fn new_mount(root: i32, new: &NewMount) -> Done {
+    let mode = if new.inherit_mode { path::mode_of(root, &new.target.path) } else { None };
     let place = path::open_target(root, &new.target, true).map_err(at_place)?;
-    let result = new_mount_at(place, new);
+    let result = new_mount_at(place, new, mode);
     fd::close(place);
     result
 }
 
-fn new_mount_at(place: i32, new: &NewMount) -> Done {
+fn new_mount_at(place: i32, new: &NewMount, mode: Option<u32>) -> Done {
     let filesystem = mount::fs_open(&new.kind)?;
-    let made = configure(filesystem, new);
+    let made = set_mode(filesystem, mode).and_then(|()| configure(filesystem, new));
     fd::close(filesystem);
     let made = made?;
     let result = fill(made, place, new).and_then(|()| Ok(mount::attach(made, place)?));
     fd::close(made);
     result
+}
+
+/// The option `mode=` in octal.
+fn set_mode(filesystem: i32, mode: Option<u32>) -> Done {
+    let Some(mode) = mode else { return Ok(()) };
+    let mut digits = [b'0', b'0', b'0', b'0', 0];
+    for (place, digit) in digits.iter_mut().take(4).rev().enumerate() {
+        *digit = b'0' + (mode >> (3 * place) & 7) as u8;
+    }
+    match CStr::from_bytes_until_nul(&digits) {
+        Ok(text) => Ok(mount::fs_set(filesystem, c"mode", Some(text))?),
+        Err(_) => Ok(()),
+    }
 }
 
 fn configure(filesystem: i32, new: &NewMount) -> Result<i32, Failure> {

@@ -15,7 +15,13 @@ const CONSOLE: &CStr = c"/dev/console";
 const PTMX_DEVICE: u64 = libc::makedev(5, 2);
 
 /// Opens a terminal, makes it the controlling one and the standard streams, and hands the other side to the parent.
-pub(super) fn open(context: &mut Context, size: (u16, u16), uid: Option<u32>, console: bool) -> Done {
+pub(super) fn open(
+    context: &mut Context,
+    size: (u16, u16),
+    uid: Option<u32>,
+    console: bool,
+    onlcr: bool,
+) -> Done {
     let flags = libc::O_RDWR | libc::O_NOCTTY;
     let master = fd::openat2(fd::CWD, PTMX, flags, 0, fd::RESOLVE_NO_MAGICLINKS | fd::RESOLVE_NO_SYMLINKS)?;
     let stat = fd::stat(master)?;
@@ -26,6 +32,9 @@ pub(super) fn open(context: &mut Context, size: (u16, u16), uid: Option<u32>, co
     let (rows, columns) = size;
     if rows != 0 || columns != 0 {
         thread::set_window_size(terminal, rows, columns)?;
+    }
+    if !onlcr {
+        thread::pass_line_feeds(terminal)?;
     }
     match fd::chown(terminal, uid.unwrap_or(context.identity.uid), u32::MAX) {
         // The id is not mapped here, or the devpts is not ours to change.

@@ -43,6 +43,7 @@ pub(super) fn lower(
         after: Vec::new(),
         target: target.clone(),
         copy_up: false,
+        inherit_mode: false,
     })));
     let below = |name: &str| -> Result<(PathBuf, Target)> {
         let path = Path::new("/").join(destination.strip_prefix("/").unwrap_or(&destination)).join(name);
@@ -110,6 +111,7 @@ fn one(
             after: Vec::new(),
             target,
             copy_up: false,
+            inherit_mode: false,
         })));
         return Ok(());
     }

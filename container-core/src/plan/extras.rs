@@ -25,6 +25,9 @@ pub struct Extras {
     pub new_keyring: bool,
     /// Limits this host cannot set are left out (and reported) instead of being an error. Default: false.
     pub limits_best_effort: bool,
+    /// A line feed that the command writes to its terminal comes out as carriage return and line feed (ONLCR), as terminals
+    /// have it at first. Who relays the terminal to another one, which does so itself, wants false. Default: true.
+    pub terminal_onlcr: bool,
     /// Starts on all CPUs that its control group allows, even if the caller is bound to some. Default: false.
     pub all_cpus: bool,
     /// A control group of the container's name that is there and has no processes is taken over, with the limits that it has.
@@ -48,6 +51,7 @@ impl Default for Extras {
             die_with_parent: false,
             new_keyring: true,
             limits_best_effort: false,
+            terminal_onlcr: true,
             all_cpus: false,
             take_cgroup: false,
             controllers: cgroup::Controllers::ALL,

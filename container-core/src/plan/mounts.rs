@@ -279,6 +279,7 @@ impl Mounts<'_> {
             after: changes(options, false),
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
+            inherit_mode: kind == "tmpfs" && !options.data.iter().any(|option| option.starts_with("mode=")),
         };
         // What is made of the host's files has to be made where they are.
         if self.facts.privileged && !pseudo {

@@ -58,6 +58,8 @@ pub(crate) struct NewMount {
     pub(crate) target: Target,
     /// Fill it with what the image has there.
     pub(crate) copy_up: bool,
+    /// Its root gets the mode of the directory that it covers, where that was there before.
+    pub(crate) inherit_mode: bool,
 }
 
 /// One layer of an overlay.
@@ -278,6 +280,7 @@ pub(crate) enum Operation {
         columns: u16,
         uid: Option<u32>,
         console: bool,
+        onlcr: bool,
     },
     Descriptors,
     Limit {

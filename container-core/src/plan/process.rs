@@ -62,6 +62,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             uid: (!by_name).then_some(user.uid()),
             // A process that joins has its terminal beside the container's console.
             console: input.gate,
+            onlcr: extras.terminal_onlcr,
         });
     }
     if by_name || user.uid() != 0 {

@@ -70,6 +70,18 @@ pub(crate) fn set_window_size(fd: i32, rows: u16, columns: u16) -> Sys<()> {
     unsafe { syscall!(libc::SYS_ioctl, fd, libc::TIOCSWINSZ, size.as_ptr()) }.map(drop)
 }
 
+/// Has a terminal pass line feeds on as they are.
+pub(crate) fn pass_line_feeds(fd: i32) -> Sys<()> {
+    // The kernel's own `struct termios`, which is not the C library's: four flag words, a byte, 19 characters.
+    let mut termios = [0_u32; 9];
+    // SAFETY: 36 bytes are written and read, and there are as many.
+    unsafe {
+        syscall!(libc::SYS_ioctl, fd, libc::TCGETS, termios.as_mut_ptr())?;
+        termios[1] &= !(libc::ONLCR as u32);
+        syscall!(libc::SYS_ioctl, fd, libc::TCSETS, termios.as_ptr()).map(drop)
+    }
+}
+
 /// Unlocks a new terminal and opens its other side.
 pub(crate) fn open_terminal_peer(master: i32) -> Sys<i32> {
     const TIOCSPTLCK: usize = 0x4004_5431;
