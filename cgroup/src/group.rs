@@ -661,7 +661,16 @@ fn enable(root: &Dir, path: &str, wanted: Controllers) -> Result<Vec<(Controller
 fn fill_cpuset(root: &Dir, path: &str, made: usize) -> Result<()> {
     let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).chain([path.len()]).collect();
     let mut buffer = Vec::new();
-    for &end in &ends[ends.len() - made..] {
+    // Parents that somebody else made and did not fill would let no process in.
+    let mut first = ends.len() - made;
+    while first > 0 {
+        let own = format!("{}/cpuset.cpus", &path[..ends[first - 1]]);
+        if root.read(&own, &mut buffer)?.is_none_or(|text| !text.trim().is_empty()) {
+            break;
+        }
+        first -= 1;
+    }
+    for &end in &ends[first..] {
         let level = &path[..end];
         let parent = level.rsplit_once('/').map_or(String::new(), |(parent, _)| format!("{parent}/"));
         for file in ["cpuset.cpus", "cpuset.mems"] {

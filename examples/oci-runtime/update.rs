@@ -72,6 +72,8 @@ fn set(resources: &mut Value, option: &str, text: &str) -> Result<(), Failure> {
         "cpuset-cpus" => ("cpu", "cpus", list()?),
         "cpuset-mems" => ("cpu", "mems", list()?),
         "blkio-weight" => ("blockIO", "weight", number()?),
+        // The kernel would let nothing be forked either way; runc writes 1.
+        "pids-limit" if text.trim() == "0" => ("pids", "limit", Value::from(1)),
         "pids-limit" => ("pids", "limit", number()?),
         // The kernel took no limit of its own memory any more since 5.16; clients that still send one mean no harm.
         _ => return Ok(()),

@@ -223,11 +223,13 @@ fn capabilities(input: &Input<'_>) -> Result<CapabilitySets> {
 }
 
 fn names_home(process: &Process, extras: &Extras) -> bool {
-    let given = |entry: &[u8]| entry.strip_prefix(b"HOME=").is_some_and(|value| !value.is_empty());
-    match &extras.env {
-        Some(env) => env.iter().any(|entry| given(entry.as_bytes())),
-        None => process.env().iter().flatten().any(|entry| given(entry.as_bytes())),
-    }
+    // Of several the last one counts.
+    let given = |entry: &[u8]| entry.strip_prefix(b"HOME=").map(|value| !value.is_empty());
+    let last = match &extras.env {
+        Some(env) => env.iter().rev().find_map(|entry| given(entry.as_bytes())),
+        None => process.env().iter().flatten().rev().find_map(|entry| given(entry.as_bytes())),
+    };
+    last.unwrap_or(false)
 }
 
 fn labels(process: &Process, facts: &Facts, inside: &mut Vec<Operation>) -> Result<()> {
