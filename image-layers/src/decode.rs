@@ -33,13 +33,17 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Tells by the first bytes (four are enough) how content is compressed.
+    /// Tells by the first bytes how content is compressed: 262 of them, or all there are. An archive is not taken for
+    /// something else because of the name of its first member.
     ///
     /// # Errors
     ///
     /// [`Error::UnsupportedLayer`] for xz, bzip2, lz4 and lzma.
     pub fn detect(start: &[u8]) -> Result<Compression> {
         let unsupported = |name: &str| Err(Error::UnsupportedLayer { what: format!("{name} compression") });
+        if start.get(257..262) == Some(b"ustar") {
+            return Ok(Compression::None);
+        }
         match start {
             [0x1f, 0x8b, 8, ..] => Ok(Compression::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
@@ -79,7 +83,7 @@ impl<R: Read> Decoder<R> {
     pub(crate) fn decode(&mut self, output: &mut [u8]) -> Result<usize> {
         let format = match &mut self.format {
             Some(format) => format,
-            none => none.insert(match Compression::detect(self.input.at_least(4)?)? {
+            none => none.insert(match Compression::detect(self.input.at_least(512)?)? {
                 Compression::None => Format::Plain,
                 Compression::Gzip => Format::Gzip(Box::default()),
                 Compression::Zstd => Format::Zstd(Zstd::new(&self.limits)?),
@@ -369,6 +373,11 @@ mod tests {
     #[test]
     fn other_formats_are_refused_by_name() {
         assert!(matches!(Compression::detect(b"\xfd7zXZ\0"), Err(Error::UnsupportedLayer { .. })));
+        let mut archive = [0; 512];
+        archive[0] = b']';
+        assert!(matches!(Compression::detect(&archive), Err(Error::UnsupportedLayer { .. })));
+        archive[257..262].copy_from_slice(b"ustar");
+        assert_eq!(Compression::detect(&archive).unwrap(), Compression::None);
         assert!(matches!(Compression::detect(b"BZh91AY"), Err(Error::UnsupportedLayer { .. })));
     }
 }

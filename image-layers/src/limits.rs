@@ -19,13 +19,15 @@ pub struct Limits {
     pub members: u64,
     /// Decoded bytes of a compressed archive of images. Default 1 TiB.
     pub archive_bytes: u64,
-    /// Entries of one layer. Default 20 million.
+    /// Entries of one layer. Default 4 million.
     pub entries: u64,
+    /// Memory for names and metadata of one layer, in bytes. Default 512 MiB, enough for about four million entries.
+    pub index_bytes: u64,
     /// Bytes of one path or link target. Default 64 KiB.
     pub name_bytes: u64,
     /// Bytes of all extended attributes of one entry. Default 1 MiB.
     pub xattr_bytes: u64,
-    /// Bytes of one extended tar header (PAX records, GNU long names). Default 4 MiB.
+    /// Bytes of all extended tar headers (PAX records, GNU long names) of one entry. Default 4 MiB.
     pub header_bytes: u64,
     /// Decoded bytes of one layer. Default 256 GiB.
     pub layer_bytes: u64,
@@ -44,7 +46,8 @@ impl Default for Limits {
             layers: 4096,
             members: 20_000,
             archive_bytes: 1 << 40,
-            entries: 20_000_000,
+            entries: 4_000_000,
+            index_bytes: 512 << 20,
             name_bytes: 64 << 10,
             xattr_bytes: 1 << 20,
             header_bytes: 4 << 20,

@@ -322,6 +322,7 @@ fn read_tree(input: &mut Input<impl Read>) -> io::Result<Tree> {
             open.push(id);
         }
     }
+    tree.check(u64::MAX).map_err(|_| invalid("names that are none"))?;
     Ok(tree)
 }
 

@@ -28,7 +28,7 @@ impl Merged {
     pub(crate) fn load(chain: &[PathBuf], content: &str) -> Result<Merged> {
         let mut merged = Merged::new();
         for dir in chain {
-            merged.push(index::read(&dir.join(index::FILE))?, &dir.join(content));
+            merged.push(index::read(&dir.join(index::FILE))?, &dir.join(content))?;
         }
         Ok(merged)
     }
@@ -43,7 +43,7 @@ impl Merged {
     }
 
     /// Puts a settled layer, whose content is at `root`, on top.
-    pub(crate) fn push(&mut self, mut changes: Tree, root: &Path) {
+    pub(crate) fn push(&mut self, mut changes: Tree, root: &Path) -> Result<()> {
         let layer = self.layers.len() as u32;
         self.layers.push(root.to_path_buf());
         if layer == 0 {
@@ -59,7 +59,7 @@ impl Merged {
                 }
             }
             self.tree = changes;
-            return;
+            return Ok(());
         }
         // Where each directory that was entered is in the view.
         let mut stack: Vec<NodeId> = Vec::new();
@@ -93,6 +93,7 @@ impl Merged {
             node.inode = from.inode;
             node.flags = from.flags & flags::LINKED;
         }
+        self.tree.check(u64::MAX)
     }
 
     /// Makes room for an entry; directories keep what is in them. `None` for a whiteout.

@@ -114,26 +114,29 @@ pub(crate) fn open_directory(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// Opens a file or directory for reading, even if its mode locks its owner out.
+/// Opens a file or directory for reading, even if its mode locks its owner out. Somebody may swap it meanwhile, a
+/// container can be running: what is opened is a file or a directory, as it should be, and never a device.
 pub(crate) fn open_for_reading(
     dir: BorrowedFd<'_>,
     name: &[u8],
     mode: Mode,
     kind: FileType,
 ) -> rustix::io::Result<OwnedFd> {
-    let directory = if kind == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | directory;
-    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+    let node =
+        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&node)?.st_mode) != kind {
+        return Err(Errno::STALE);
+    }
+    let path = through_proc(node.as_fd(), b"");
+    let path = &path[..path.len() - 1];
+    let open = || rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    match open() {
         Err(Errno::ACCESS) => {}
         other => return other,
     }
     // The owner lets himself in for a moment; only the change time remembers.
-    let node =
-        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let path = through_proc(node.as_fd(), b"");
-    let path = &path[..path.len() - 1];
     rustix::fs::chmod(path, mode | Mode::RWXU)?;
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    let opened = open();
     // What is in a directory can be reached only as long as its mode allows it; whoever walks it puts that back.
     if kind != FileType::Directory {
         rustix::fs::chmod(path, mode)?;

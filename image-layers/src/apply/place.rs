@@ -343,19 +343,42 @@ impl Sink for Directory<'_> {
     }
 }
 
-/// Copies what is left of one file to another; the file system shares the blocks where it can.
+/// Copies a whole file, holes as holes; the file system shares the blocks where it can.
 pub(crate) fn copy_content(from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
+    use rustix::fs::SeekFrom;
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
+    let size = rustix::fs::fstat(from)?.st_size as u64;
+    rustix::fs::ftruncate(to, size)?;
     let mut buffer = vec![0; 128 << 10];
-    loop {
-        match rustix::io::read(from, &mut buffer[..]) {
-            Err(Errno::INTR) => {}
-            Ok(0) => return Ok(()),
-            n => write_all(to, &buffer[..n?])?,
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            // A file system that knows no holes.
+            Err(Errno::INVAL) => at,
+            other => other?,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(size);
+        rustix::fs::seek(from, SeekFrom::Start(start))?;
+        rustix::fs::seek(to, SeekFrom::Start(start))?;
+        at = start;
+        while at < end {
+            let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            match rustix::io::read(from, &mut buffer[..want]) {
+                Err(Errno::INTR) => {}
+                Ok(0) => return Ok(()),
+                n => {
+                    let n = n?;
+                    write_all(to, &buffer[..n])?;
+                    at += n as u64;
+                }
+            }
         }
     }
+    Ok(())
 }
 
 /// Makes a symlink, device or fifo, with all its metadata. Where a device may not be made, an empty file stands for it.

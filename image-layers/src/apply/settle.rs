@@ -194,6 +194,7 @@ fn graft(own: &mut Tree, below: &Merged, sink: &mut impl Sink) -> Result<()> {
             // An earlier one of this round may have moved it, or merged it away.
             if is_attached(own, id) && is_through(own, id, below, counterpart(own, id, below)) {
                 let target = resolve(own, id, below, sink)?;
+                own.check(u64::MAX)?;
                 own.node_mut(target).flags |= own.node(id).flags & flags::OPAQUE;
                 move_content(own, id, target, sink)?;
             }

@@ -44,6 +44,9 @@ pub(crate) trait Sink {
     fn copy_up(&mut self, tree: &mut Tree, node: NodeId, below: &Merged, source: NodeId) -> Result<()>;
 }
 
+/// What the kernel takes as a link target, with the NUL behind it.
+const PATH_MAX: usize = 4096;
+
 /// Symlinks on the way of one name; the kernel's own limit.
 pub(super) const MAX_LINKS: usize = 40;
 
@@ -52,6 +55,7 @@ pub(crate) fn stage(mut reader: Reader<Ahead>, sink: &mut impl Sink, control: &L
     let mut stage = Stage { tree: Tree::new(), sink, parent: None };
     while let Some(entry) = reader.next()? {
         stage.entry(entry, &mut reader)?;
+        stage.tree.check(control.limits().index_bytes)?;
         control.entries(1);
     }
     reader.drain()?;
@@ -138,6 +142,9 @@ impl<S: Sink> Stage<'_, S> {
             Kind::Symlink { target } => {
                 if target.contains(&0) {
                     return Err(invalid(&entry.name, "a link target with a NUL in it"));
+                }
+                if target.len() >= PATH_MAX {
+                    return Err(invalid(&entry.name, "a link target of more than 4095 bytes"));
                 }
                 self.tree.set_target(node, target);
             }

@@ -10,6 +10,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use crate::tar::{Timestamp, Xattrs};
+use crate::{Error, Result};
 
 /// An entry of a [`Tree`]; stays valid when the entry moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +73,8 @@ pub(crate) struct Node {
     first: u32,
     name: u32,
     name_len: u8,
+    /// Directories above it.
+    depth: u16,
     pub(crate) kind: NodeKind,
     pub(crate) flags: u8,
     pub(crate) mode: u16,
@@ -100,6 +103,7 @@ impl Node {
             first: NONE,
             name: 0,
             name_len: 0,
+            depth: 0,
             kind,
             flags: 0,
             mode: 0o755,
@@ -146,7 +150,13 @@ pub(crate) struct Tree {
     /// Names and link targets, one behind the other.
     text: Vec<u8>,
     xattrs: Vec<Xattrs>,
+    xattr_bytes: usize,
+    /// Why the tree cannot be used any more.
+    fault: Option<&'static str>,
 }
+
+/// Directories below each other; no program can open what is much deeper by its path.
+const MAX_DEPTH: u16 = 4096;
 
 impl Tree {
     /// Only a root, implied.
@@ -159,7 +169,34 @@ impl Tree {
             hasher: RandomState::default(),
             text: Vec::new(),
             xattrs: Vec::new(),
+            xattr_bytes: 0,
+            fault: None,
         }
+    }
+
+    /// Whether everything could be taken in, within `limit` bytes of memory. To be asked after each entry that comes from
+    /// outside: what did not fit has lost its name until then, so that nothing can be made of it.
+    pub(crate) fn check(&self, limit: u64) -> Result<()> {
+        if let Some(reason) = self.fault {
+            return Err(Error::InvalidLayer {
+                entry: "index of the layer".to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+        let bytes = self.nodes.len() * size_of::<Node>() + self.text.len() + self.xattr_bytes;
+        if bytes as u64 > limit {
+            let what = "index of names and metadata".to_owned();
+            return Err(Error::LimitExceeded { what, name: "index_bytes", limit });
+        }
+        Ok(())
+    }
+
+    /// Adds to the text; its place, which has to fit 32 bits.
+    fn add_text(&mut self, text: &[u8]) -> Option<u32> {
+        let offset = u32::try_from(self.text.len()).ok()?;
+        offset.checked_add(u32::try_from(text.len()).ok()?)?;
+        self.text.extend_from_slice(text);
+        Some(offset)
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
@@ -195,6 +232,8 @@ impl Tree {
         self.node_mut(id).xattrs = if xattrs.is_empty() {
             0
         } else {
+            self.xattr_bytes +=
+                xattrs.iter().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
             self.xattrs.push(xattrs);
             self.xattrs.len() as u32
         };
@@ -207,8 +246,11 @@ impl Tree {
     }
 
     pub(crate) fn set_target(&mut self, id: NodeId, target: &[u8]) {
-        self.node_mut(id).data = (self.text.len() as u64) << 32 | target.len() as u64;
-        self.text.extend_from_slice(target);
+        let place = self.add_text(target);
+        if place.is_none() {
+            self.fault = Some("too many names");
+        }
+        self.node_mut(id).data = place.map_or(0, |offset| u64::from(offset) << 32 | target.len() as u64);
     }
 
     /// Path from the root, components joined by `/`; empty for the root.
@@ -235,10 +277,18 @@ impl Tree {
 
     /// Adds an entry; there must be none of that name.
     pub(crate) fn insert(&mut self, parent: NodeId, name: &[u8], node: Node) -> NodeId {
-        let id = self.nodes.len() as u32;
-        let offset = self.text.len() as u32;
-        self.text.extend_from_slice(name);
-        self.nodes.push(Node { name: offset, name_len: name.len() as u8, ..node });
+        let depth = self.node(parent).depth + 1;
+        let id = u32::try_from(self.nodes.len()).unwrap_or(NONE);
+        let place = is_component(name).then(|| self.add_text(name)).flatten();
+        if place.is_none() || id == NONE {
+            self.fault = Some("names that are none, or too many");
+        }
+        if depth >= MAX_DEPTH {
+            self.fault = Some("directories more than 4096 deep");
+        }
+        let (name, name_len) = place.map_or((0, 0), |offset| (offset, name.len() as u8));
+        // Depth counts no further where it has failed already.
+        self.nodes.push(Node { name, name_len, depth: depth.min(MAX_DEPTH), ..node });
         if self.nodes[id as usize].inode == NONE {
             self.nodes[id as usize].inode = id;
         }
@@ -340,6 +390,13 @@ impl Tree {
     }
 }
 
+/// What may be handed to a system call as a name in a directory.
+fn is_component(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+        && name.len() <= 255
+        && !name.iter().any(|&byte| byte == b'/' || byte == 0)
+}
+
 fn some(id: u32) -> Option<NodeId> {
     (id != NONE).then_some(NodeId(id))
 }
@@ -420,12 +477,28 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_none_never_come_out_again() {
+        for bad in [&b"."[..], b"..", b"a/b", b"", b"a\0b", &[b'x'; 256]] {
+            let mut tree = Tree::new();
+            assert!(tree.check(1 << 20).is_ok());
+            let id = tree.insert(NodeId::ROOT, bad, Node::new(NodeKind::File));
+            assert_eq!(tree.name(id), b"");
+            assert!(matches!(tree.check(1 << 20), Err(Error::InvalidLayer { .. })), "{bad:?}");
+        }
+        let mut tree = Tree::new();
+        let id = tree.insert(NodeId::ROOT, b"link", Node::new(NodeKind::Symlink));
+        tree.set_target(id, &[b'x'; 1 << 20]);
+        assert!(matches!(tree.check(1 << 20), Err(Error::LimitExceeded { name: "index_bytes", .. })));
+    }
+
+    #[test]
     fn a_deep_tree_needs_no_stack() {
         let mut tree = Tree::new();
         let mut at = NodeId::ROOT;
         for _ in 0..200_000 {
             at = tree.insert(at, b"x", Node::new(NodeKind::Directory));
         }
+        assert!(tree.check(u64::MAX).is_err());
         let mut walk = Walk::new(NodeId::ROOT);
         let mut steps = 0;
         while walk.next(&tree).is_some() {

@@ -87,7 +87,7 @@ fn unpack_within(jobs: &mut Vec<LayerJob>, target: &Path, staging: &Path) -> Res
         })?;
         controls[number].done();
         if !last {
-            merged.push(tree, target);
+            merged.push(tree, target)?;
         }
         Ok(())
     })

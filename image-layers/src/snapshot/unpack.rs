@@ -58,7 +58,7 @@ pub(crate) fn unpack(
         let committed = commit(number, scratch)?;
         control.done();
         if number + 1 < layers.len() {
-            merged.push(tree, &committed.join(backend.content()));
+            merged.push(tree, &committed.join(backend.content()))?;
         }
         Ok(())
     })

@@ -54,6 +54,10 @@ impl Records {
                     if name.is_empty() || name.contains(&0) || name.len() > 255 {
                         return Err(invalid(at, "malformed name of an extended attribute"));
                     }
+                    // Every name is compared with all others.
+                    if self.xattrs.len() >= MAX_XATTRS {
+                        return Err(invalid(at, "more than 4096 extended attributes"));
+                    }
                     self.xattrs.retain(|(other, _)| other != name);
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
@@ -64,6 +68,8 @@ impl Records {
         Ok(())
     }
 }
+
+const MAX_XATTRS: usize = 4096;
 
 /// One record (without its newline) and what follows it.
 fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {

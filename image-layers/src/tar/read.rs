@@ -75,6 +75,9 @@ impl<R: std::io::Read> Source for Buffered<R> {
     }
 }
 
+/// Bytes of all global headers of an archive.
+const GLOBAL_BYTES: u64 = 64 << 10;
+
 /// Reads an archive entry by entry.
 #[derive(Debug)]
 pub(crate) struct Reader<S> {
@@ -87,6 +90,11 @@ pub(crate) struct Reader<S> {
     padding: u64,
     entries: u64,
     global: Records,
+    /// Bytes of global headers so far, and of those of the current entry.
+    global_bytes: u64,
+    extended_bytes: u64,
+    /// Bytes of sparse files with their holes.
+    sparse_bytes: u64,
     ended: bool,
 }
 
@@ -101,6 +109,9 @@ impl<S: Source> Reader<S> {
             padding: 0,
             entries: 0,
             global: Records::default(),
+            global_bytes: 0,
+            extended_bytes: 0,
+            sparse_bytes: 0,
             ended: false,
         }
     }
@@ -115,6 +126,7 @@ impl<S: Source> Reader<S> {
         self.skip(self.left + self.padding)?;
         (self.left, self.padding) = (0, 0);
         let mut records = self.global.clone();
+        self.extended_bytes = 0;
         let (mut long_name, mut long_link) = (None, None);
         let mut pending = false;
         let mut block = [0; BLOCK];
@@ -140,6 +152,11 @@ impl<S: Source> Reader<S> {
                 b'g' => {
                     let at = format!("global PAX header at byte {}", self.offset - BLOCK as u64);
                     let data = self.extension(&header)?;
+                    // They are copied for every entry, and nobody needs more than a comment.
+                    self.global_bytes += data.len() as u64;
+                    if self.global_bytes > GLOBAL_BYTES.min(self.limits.header_bytes) {
+                        return Err(self.exceeded("global PAX headers", "header_bytes", GLOBAL_BYTES));
+                    }
                     self.global.parse(&data, &at)?;
                     records = self.global.clone();
                     continue;
@@ -278,6 +295,11 @@ impl<S: Source> Reader<S> {
             let old = header.type_flag() == b'S' && header.format() == Format::Gnu;
             if let Some((extents, real_size)) = self.sparse_map(header, old, &sparse, &at)? {
                 sparse::check(&extents, real_size, self.left).map_err(|reason| invalid(at(), reason))?;
+                // Holes take no place in the archive, but may on disk.
+                self.sparse_bytes = self.sparse_bytes.saturating_add(real_size);
+                if self.sparse_bytes > self.limits.layer_bytes {
+                    return Err(self.exceeded("sparse files", "layer_bytes", self.limits.layer_bytes));
+                }
                 entry.size = real_size;
                 entry.sparse = Some(extents);
             }
@@ -388,8 +410,13 @@ impl<S: Source> Reader<S> {
     fn extension(&mut self, header: &Header<'_>) -> Result<Vec<u8>> {
         let at = self.offset - BLOCK as u64;
         let size = header.size(|| format!("extended header at byte {at}"))?;
-        if size > self.limits.header_bytes {
-            return Err(self.exceeded("an extended tar header", "header_bytes", self.limits.header_bytes));
+        self.extended_bytes = self.extended_bytes.saturating_add(size);
+        if self.extended_bytes > self.limits.header_bytes {
+            return Err(self.exceeded(
+                "the extended tar headers of an entry",
+                "header_bytes",
+                self.limits.header_bytes,
+            ));
         }
         let mut data = Vec::with_capacity(size as usize);
         (self.left, self.padding) = (size, padded(size)? - size);

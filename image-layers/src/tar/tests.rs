@@ -262,6 +262,16 @@ fn limits_hold() {
     let attributed = [pax(&[("SCHILY.xattr.user.a", &long)]), file("f", b"")].concat();
     assert_eq!(within(&attributed, Limits { xattr_bytes: 305, ..Limits::default() }), Some("xattr_bytes"));
     assert_eq!(within(&attributed, Limits::default()), None);
+    // Headers count together, not one by one.
+    let half = pax(&[("comment", &"c".repeat(600))]);
+    let twice = [&half[..], &half, &file("f", b"")].concat();
+    assert_eq!(within(&twice, Limits { header_bytes: 1000, ..Limits::default() }), Some("header_bytes"));
+    let each = [&half[..], &file("f", b""), &half, &file("g", b"")].concat();
+    assert_eq!(within(&each, Limits { header_bytes: 1000, ..Limits::default() }), None);
+    let records = [("GNU.sparse.size", "5000"), ("GNU.sparse.map", "0,1")];
+    let sparse = [pax(&records), file("s", b"x"), pax(&records), file("t", b"x")].concat();
+    assert_eq!(within(&sparse, Limits { layer_bytes: 9_999, ..Limits::default() }), Some("layer_bytes"));
+    assert_eq!(within(&sparse, Limits { layer_bytes: 10_000, ..Limits::default() }), None);
 }
 
 #[test]
