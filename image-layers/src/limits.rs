@@ -13,6 +13,8 @@ pub struct Limits {
     pub json_bytes: u64,
     /// Levels of indexes within indexes. Default 8.
     pub index_depth: usize,
+    /// Images that one input lists, each platform counted. Default 10,000.
+    pub images: usize,
     /// Layers of one image. Default 4096.
     pub layers: usize,
     /// Members of an image archive. Default 20,000.
@@ -43,6 +45,7 @@ impl Default for Limits {
         Limits {
             json_bytes: 4 << 20,
             index_depth: 8,
+            images: 10_000,
             layers: 4096,
             members: 20_000,
             archive_bytes: 1 << 40,

@@ -300,6 +300,23 @@ fn what_an_input_may_ask_for_is_bounded() {
     }
     layout.add(descriptor, Some("latest"));
     assert_eq!(class(&store, &layout.finish(), &ImportOptions::new()).0, Class::TooLarge);
+    // A few indexes that stand for 300^6 images.
+    let mut layout = Layout::new(dir.path().join("laughs"));
+    let mut descriptor = layout.image(&layers, &Platform::host());
+    for _ in 0..6 {
+        descriptor = layout.document(INDEX, &json!({ "manifests": vec![descriptor; 300] }));
+    }
+    layout.add(descriptor, Some("latest"));
+    one(&store, &layout.finish());
+    let mut layout = Layout::new(dir.path().join("many"));
+    let manifests: Vec<_> =
+        (0..40).map(|n| layout.image(&layers, &format!("linux/x{n}").parse().unwrap())).collect();
+    layout.add(layout.document(INDEX, &json!({ "manifests": manifests })), Some("latest"));
+    let path = layout.finish();
+    let mut limits = Limits::default();
+    limits.images = 39;
+    let (large, error) = class(&store, &path, &ImportOptions::new().limits(limits));
+    assert_eq!((large, error.to_string().contains("images")), (Class::TooLarge, true), "{error}");
     // JSON so deep that a parser would run out of stack.
     let deep = Tar::new().file("manifest.json", "[".repeat(100_000)).finish();
     fs::write(&archive, deep).unwrap();

@@ -1,5 +1,7 @@
 //! The images that an input lists, before any of them is read.
 
+use std::collections::HashSet;
+
 use crate::document::{Descriptor, DockerImage, Manifest};
 use crate::progress::Control;
 use crate::{Platform, Reference};
@@ -26,6 +28,14 @@ pub(super) enum Origin {
 }
 
 impl Candidate {
+    /// The digest of the manifest, where there is one.
+    pub(super) fn manifest_digest(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Manifest(descriptor) => Some(&descriptor.digest),
+            Origin::Docker(_) => None,
+        }
+    }
+
     /// What to call it in a list.
     pub(super) fn label(&self) -> String {
         match (self.names.first(), &self.origin) {
@@ -71,8 +81,16 @@ pub(super) fn merge(
     docker: Vec<DockerImage>,
 ) -> Vec<Candidate> {
     let mut rest = docker;
+    let mut read = HashSet::new();
     for candidate in &mut layout {
+        if rest.is_empty() {
+            break;
+        }
         let Origin::Manifest(descriptor) = &candidate.origin else { continue };
+        // One manifest may be listed many times.
+        if !read.insert(descriptor.digest.clone()) {
+            continue;
+        }
         let Ok((digest, bytes)) = oci_layout::document_blob(members, descriptor, "manifest", control) else {
             continue;
         };

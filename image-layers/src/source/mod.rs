@@ -11,7 +11,7 @@ mod members;
 mod oci_layout;
 mod options;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +41,12 @@ use members::{Body, Members};
 pub struct Source {
     members: Arc<Members>,
     candidates: Vec<Candidate>,
+}
+
+/// A candidate for the wanted platform: one that was read, or one that is chosen already, with more names for it.
+enum Fit {
+    New(Box<SourceImage>),
+    Known(usize, Vec<String>),
 }
 
 impl Source {
@@ -140,8 +146,9 @@ impl Source {
         let mut images: Vec<SourceImage> = Vec::new();
         let mut others = Vec::new();
         let mut fallback = None;
+        let mut unfit = HashMap::new();
         for group in groups {
-            let mut best: Option<(u32, SourceImage)> = None;
+            let mut best: Option<(u32, Fit)> = None;
             for candidate in group {
                 control.check()?;
                 // The index's word saves reading the manifest of each platform.
@@ -154,31 +161,50 @@ impl Source {
                         continue;
                     }
                 }
-                let image = match self.load(candidate, control) {
-                    // An archive may list platforms that it does not hold.
-                    Err(Error::BlobNotFound { .. })
-                        if options.any_platform && candidate.platform.is_some() =>
-                    {
-                        continue;
-                    }
-                    other => other?,
+                // One manifest may be listed under several names; it is read once.
+                let digest = candidate.manifest_digest();
+                if let Some(platform) = digest.and_then(|digest| unfit.get(digest)) {
+                    others.push(Platform::clone(platform));
+                    continue;
+                }
+                let known = images.iter().position(|i: &SourceImage| {
+                    i.manifest
+                        .as_ref()
+                        .is_some_and(|(d, _)| digest.is_some_and(|digest| d.to_string() == digest))
+                });
+                let fit = match known {
+                    Some(known) => Fit::Known(known, candidate.names.clone()),
+                    None => match self.load(candidate, control) {
+                        // An archive may list platforms that it does not hold.
+                        Err(Error::BlobNotFound { .. })
+                            if options.any_platform && candidate.platform.is_some() =>
+                        {
+                            continue;
+                        }
+                        other => Fit::New(Box::new(other?)),
+                    },
                 };
-                let platform = candidate.platform.clone().unwrap_or_else(|| image.config.platform.clone());
+                let config = match &fit {
+                    Fit::Known(known, _) => images[*known].config(),
+                    Fit::New(image) => image.config(),
+                };
+                let platform = candidate.platform.clone().unwrap_or_else(|| config.platform.clone());
                 match wanted.rank(&platform) {
-                    Some(rank) if best.as_ref().is_none_or(|b| rank < b.0) => best = Some((rank, image)),
+                    Some(rank) if best.as_ref().is_none_or(|b| rank < b.0) => best = Some((rank, fit)),
                     Some(_) => {}
                     None => {
+                        unfit.extend(digest.map(|digest| (digest.to_owned(), platform.clone())));
                         others.push(platform);
-                        fallback.get_or_insert(image);
+                        if let Fit::New(image) = fit {
+                            fallback.get_or_insert(*image);
+                        }
                     }
                 }
             }
-            // One manifest may be listed under several names.
-            if let Some((_, image)) = best {
-                match images.iter_mut().find(|i| i.manifest.is_some() && i.digest() == image.digest()) {
-                    Some(same) => same.names.extend(image.names),
-                    None => images.push(image),
-                }
+            match best {
+                Some((_, Fit::New(image))) => images.push(*image),
+                Some((_, Fit::Known(known, names))) => images[known].names.extend(names),
+                None => {}
             }
         }
         if images.is_empty() && options.any_platform {
