@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use image_layers::{Error, ImportOptions, Limits, Source};
 use lexopt::{Arg, ValueExt};
 
-const USAGE: &str = "usage: unpack [--platform OS/ARCH[/VARIANT]] [--ref REF] [--max-layer-bytes N] IMAGE ROOTFS
+const USAGE: &str =
+    "usage: unpack [--platform OS/ARCH[/VARIANT]] [--ref REF] [--max-layer-bytes N] IMAGE ROOTFS
        unpack [--platform OS/ARCH[/VARIANT]] [--ref REF] --config IMAGE";
 
 fn main() -> ExitCode {
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn arguments() -> Result<(ImportOptions, bool, Vec<OsString>), lexopt::Error> {
-    let (mut options, mut limits, mut config, mut paths) = (ImportOptions::new(), Limits::default(), false, Vec::new());
+    let (mut options, mut limits, mut config, mut paths) =
+        (ImportOptions::new(), Limits::default(), false, Vec::new());
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
