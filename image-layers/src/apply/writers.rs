@@ -56,6 +56,9 @@ pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result
 /// Files that wait for a writer hold decoded buffers, so there must not be many.
 const QUEUE: usize = 24;
 
+/// A wake-up costs as much as a small file. So few files must leave enough buffers for the decoder: each holds up to two.
+const WORTH_WAKING: usize = 4;
+
 /// The queue between the reader and the writers.
 #[derive(Debug)]
 pub(crate) struct Writers {
@@ -107,8 +110,8 @@ impl Writers {
             }
             if state.queue.len() < QUEUE {
                 state.queue.push_back(job);
-                // A writer that is at work looks at the queue by itself.
-                if state.busy < self.threads {
+                // A writer that is at work looks at the queue by itself; one that sleeps is not woken for a single file.
+                if state.busy < self.threads && state.queue.len() >= WORTH_WAKING {
                     self.work.notify_one();
                 }
                 return Ok(());
@@ -120,6 +123,7 @@ impl Writers {
     /// Waits until every file that was submitted is on disk.
     pub(crate) fn wait(&self) -> Result<()> {
         let mut state = self.lock();
+        self.work.notify_all();
         while (state.busy > 0 || !state.queue.is_empty()) && state.error.is_none() {
             state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
