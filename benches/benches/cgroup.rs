@@ -95,7 +95,12 @@ mod peers {
             };
             let mut builder = CgroupBuilder::new(&name());
             if let Self::Cheapest = self {
-                let controllers = ["cpu", "cpuacct", "memory", "pids"].map(str::to_owned).to_vec();
+                let needed: &[&str] = if hierarchies::auto().v2() {
+                    &["cpu", "memory", "pids"]
+                } else {
+                    &["cpu", "cpuacct", "memory", "pids"]
+                };
+                let controllers = needed.iter().map(|name| (*name).to_owned()).collect();
                 builder = builder.set_specified_controllers(controllers);
             }
             let group = builder
