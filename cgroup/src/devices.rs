@@ -234,16 +234,19 @@ pub(crate) fn v1_writes(rules: &[DeviceRule]) -> Result<Vec<(&'static str, Strin
             exceptions.retain(|other| other.access != Access::NONE);
         }
     }
-    // One exception must cover a whole access (rw of an open). So where two meet, their common part becomes one of its own, and
-    // each gets what wider ones allow in addition.
+    // An open for reading and writing is one access, which one exception must cover whole. So where two meet, their common part
+    // becomes one of its own, and each gets what wider ones allow in addition. Making a node is always an access by itself.
+    let open = Access::READ | Access::WRITE;
     if !allow_by_default {
-        add_common_parts(&mut exceptions);
+        add_common_parts(&mut exceptions, open);
     }
     let widened: Vec<_> = exceptions
         .iter()
         .map(|rule| {
-            let wider = exceptions.iter().filter(|other| rule.is_within(other));
-            DeviceRule { access: wider.fold(rule.access, |access, other| access | other.access), ..*rule }
+            let opens = |rule: &DeviceRule| rule.access.without(Access::MKNOD);
+            let wider =
+                exceptions.iter().filter(|other| opens(rule) != Access::NONE && rule.is_within(other));
+            DeviceRule { access: wider.fold(rule.access, |access, other| access | opens(other)), ..*rule }
         })
         .collect();
     let (default, other) =
@@ -255,18 +258,20 @@ pub(crate) fn v1_writes(rules: &[DeviceRule]) -> Result<Vec<(&'static str, Strin
 
 /// Adds, for each two rules about one kind that overlap, the rule about the nodes both are about. Ends: there are only so many
 /// pairs of the numbers that occur.
-fn add_common_parts(rules: &mut Vec<DeviceRule>) {
+fn add_common_parts(rules: &mut Vec<DeviceRule>, open: Access) {
     let mut next = 0;
     while let Some(&rule) = rules.get(next) {
         for index in 0..next {
             let other = rules[index];
-            if !rule.overlaps(&other) || rule.is_within(&other) || other.is_within(&rule) {
+            let access = (rule.access | other.access).without(Access::MKNOD);
+            let is_new = access == open && !rule.access.contains(open) && !other.access.contains(open);
+            if !is_new || !rule.overlaps(&other) || rule.is_within(&other) || other.is_within(&rule) {
                 continue;
             }
             let common = DeviceRule {
                 major: rule.major.or(other.major),
                 minor: rule.minor.or(other.minor),
-                access: rule.access | other.access,
+                access,
                 ..rule
             };
             if !rules.iter().any(|old| old.is_within(&common) && common.is_within(old)) {
@@ -302,7 +307,7 @@ mod tests {
         );
         // A wider rule adds to a narrower one, a later wide denial takes away from it.
         let mknod = DeviceRule::allow(Char, None, None, Access::MKNOD);
-        assert_eq!(writes(&[mknod, null]), "deny=a;allow=c *:* m;allow=c 1:3 rwm");
+        assert_eq!(writes(&[mknod, null]), "deny=a;allow=c *:* m;allow=c 1:3 rw");
         assert_eq!(
             writes(&[null, DeviceRule::deny(Char, Some(1), None, Access::WRITE)]),
             "deny=a;allow=c 1:3 r"

@@ -9,10 +9,9 @@ use crate::controller::{Controller, Controllers, Version};
 use crate::dir::{self, Dir};
 use crate::error::{Error, Result};
 use crate::hierarchy::{Hierarchy, Mount};
-use crate::limits::Limits;
+use crate::make::{enable, fill_cpuset, make_path};
 use crate::parse;
 use crate::path::CgroupPath;
-use crate::setting::Settings;
 use crate::stats::Stats;
 
 /// One group, in every hierarchy it was made or found in.
@@ -40,7 +39,7 @@ pub struct Cgroup {
     /// Whether this library made the directories, and so may remove them.
     ours: bool,
     /// Controllers of the unified hierarchy that this group could not be given, and why.
-    refused: Vec<(Controller, Errno)>,
+    pub(crate) refused: Vec<(Controller, Errno)>,
 }
 
 /// The group's directory in one hierarchy.
@@ -52,7 +51,7 @@ pub(crate) struct GroupDir {
     pub(crate) path: String,
     pub(crate) dir: Dir,
     /// The controllers the group was made with, or all there may be of a group that was found: what figures are read of.
-    controllers: Controllers,
+    pub(crate) controllers: Controllers,
     /// How many components at the end of `path` were made for this group: it, and parents that did not exist.
     made: usize,
 }
@@ -66,16 +65,6 @@ pub struct Entry {
     /// thread, which moves just that thread; unlike moving a process by its id this needs no lock and no grace period
     /// (7 to 15 ms on an idle machine).
     pub tasks: Vec<OwnedFd>,
-}
-
-/// A limit that [`Cgroup::apply_best_effort`] left out.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Skipped {
-    /// The controller it belongs to.
-    pub controller: Controller,
-    /// Why.
-    pub error: Error,
 }
 
 impl Cgroup {
@@ -321,124 +310,6 @@ impl Cgroup {
         self.dirs.iter().find(is_unified).map(|own| &own.dir)
     }
 
-    /// Sets limits. Those that are not mentioned stay as they are.
-    ///
-    /// # Errors
-    /// The first limit that could not be set: [`Error::Limit`] with controller, file, value and errno;
-    /// [`Error::NoController`], [`Error::Unsupported`], [`Error::InvalidLimit`] or [`Error::BelowUsage`]. Limits before it, in
-    /// the order of [`Controllers::iter`], are in force then.
-    pub fn apply(&self, limits: &Limits) -> Result<()> {
-        self.apply_each(limits, &mut |_, error| Err(error))
-    }
-
-    /// Sets what can be set and returns what could not, each with its reason.
-    #[must_use = "the list says which limits do not hold"]
-    pub fn apply_best_effort(&self, limits: &Limits) -> Vec<Skipped> {
-        let mut skipped = Vec::new();
-        let collected = self.apply_each(limits, &mut |controller, error| {
-            skipped.push(Skipped { controller, error });
-            Ok(())
-        });
-        debug_assert!(collected.is_ok(), "every error was taken");
-        skipped
-    }
-
-    fn apply_each(
-        &self,
-        limits: &Limits,
-        refused: &mut dyn FnMut(Controller, Error) -> Result<()>,
-    ) -> Result<()> {
-        for controller in limits.controllers().iter() {
-            if let Err(error) = limits.check(controller) {
-                refused(controller, error)?;
-                continue;
-            }
-            let Some((dir, version)) = self.dir_of(controller) else {
-                if limits.needs(controller) {
-                    refused(controller, self.no_controller(controller))?;
-                }
-                continue;
-            };
-            if let (Controller::Devices, Version::V2, Some(rules)) = (controller, version, &limits.devices) {
-                if let Err(error) = crate::v2::devices::set(dir, rules) {
-                    refused(controller, error)?;
-                }
-                continue;
-            }
-            let settings = match version {
-                Version::V1 => crate::v1::limits::settings(controller, limits, dir),
-                Version::V2 => crate::v2::limits::settings(controller, limits, dir),
-            };
-            match settings {
-                Ok(settings) => settings
-                    .write(dir, &mut |error| refused(controller, self.explain(controller, dir, error)))?,
-                Err(error) => refused(controller, error)?,
-            }
-        }
-        self.write_unified(limits, refused)
-    }
-
-    fn write_unified(
-        &self,
-        limits: &Limits,
-        refused: &mut dyn FnMut(Controller, Error) -> Result<()>,
-    ) -> Result<()> {
-        for (file, value) in &limits.unified {
-            let named = file.split('.').next().and_then(Controller::from_name);
-            // `cgroup.*` files are the core's; errors about them have to name some controller.
-            let controller = named.unwrap_or(Controller::Misc);
-            let Some(dir) = self.unified_dir() else {
-                refused(controller, Error::Unsupported { limit: "unified", version: Version::V1 })?;
-                continue;
-            };
-            if file.contains('/') || !file.contains('.') || file.chars().any(char::is_control) {
-                let reason = "it must be the name of a file in the group's directory, such as memory.high";
-                refused(controller, Error::InvalidLimit { limit: "unified", value: file.clone(), reason })?;
-                continue;
-            }
-            let mut settings = Settings::of(controller);
-            // Files that take one line a write, such as io.max, may be given several at once.
-            value.lines().for_each(|line| settings.add(file.clone(), line));
-            settings.write(dir, &mut |error| refused(controller, self.explain(controller, dir, error)))?;
-        }
-        Ok(())
-    }
-
-    /// Why a limit of `controller` cannot be set at all.
-    pub(crate) fn no_controller(&self, controller: Controller) -> Error {
-        let reason = match self.hierarchy.version_of(controller) {
-            None => {
-                "no mounted hierarchy carries it, or it is not delegated to this group's parent".to_owned()
-            }
-            Some(version) => format!("the group was made without it (cgroup {version})"),
-        };
-        Error::NoController { controller, reason }
-    }
-
-    /// A file that does not exist for want of its controller is that controller's story.
-    fn explain(&self, controller: Controller, dir: &Dir, error: Error) -> Error {
-        if error.raw_os_error() != Some(Errno::NOENT.raw_os_error()) {
-            return error;
-        }
-        let Some((_, errno)) = self.refused.iter().find(|(refused, _)| *refused == controller) else {
-            let has = |own: &GroupDir| std::ptr::eq(&own.dir, dir) && own.controllers.contains(controller);
-            return if self.dirs.iter().any(has) { error } else { self.no_controller(controller) };
-        };
-        let why = match *errno {
-            Errno::BUSY => {
-                "an ancestor has processes of its own, so it may not hand controllers to its children"
-            }
-            Errno::ACCESS | Errno::PERM => {
-                "enabling it needs write access to an ancestor: delegation is missing"
-            }
-            Errno::NOENT => "an ancestor does not have it to hand on",
-            Errno::ROFS => "the cgroup file system is read-only",
-            _ => "the kernel refused to enable it",
-        };
-        let reason = format!("{why} ({}: {errno})", dir.path().display());
-        Error::NoController { controller, reason }
-    }
-
     /// Opens what a new process needs to start out in this group.
     ///
     /// # Errors
@@ -566,130 +437,6 @@ fn needs_unified(carried: Controllers) -> bool {
 
 fn attach_error(pid: u32, dir: &Dir, errno: Errno) -> Error {
     Error::Attach { pid, path: dir.path().to_owned(), source: errno.into() }
-}
-
-/// Makes the last component of `path`, and those before it that do not exist. Returns how many were made.
-fn make_path(root: &Dir, path: &str) -> Result<usize> {
-    let create_error = |path: &str, errno: Errno| match errno {
-        Errno::EXIST => Error::Exists { path: root.path_of(path) },
-        errno => Error::Create { path: root.path_of(path), source: errno.into() },
-    };
-    if path.is_empty() {
-        return Err(create_error(path, Errno::EXIST));
-    }
-    // Parents made by one group may be removed by another one that goes away: then start again.
-    for _ in 0..16 {
-        match root.make(path) {
-            Ok(()) => return Ok(1),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(create_error(path, errno)),
-        }
-        let mut made = 0;
-        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        let step = |end: usize| match root.make(&path[..end]) {
-            Ok(()) => {
-                made += 1;
-                Ok(())
-            }
-            Err(Errno::EXIST) if end < path.len() => Ok(()),
-            Err(errno) => Err((end, errno)),
-        };
-        match { ends }.try_for_each(step) {
-            Ok(()) => return Ok(made),
-            Err((end, errno)) => {
-                undo(root, path, end, made);
-                if errno != Errno::NOENT {
-                    return Err(create_error(&path[..end], errno));
-                }
-            }
-        }
-    }
-    Err(create_error(path, Errno::NOENT))
-}
-
-/// Removes the `made` parents before the component that ends at `end`.
-fn undo(root: &Dir, path: &str, end: usize, made: usize) {
-    let mut parent = &path[..end];
-    for _ in 0..made {
-        let Some((shorter, _)) = parent.rsplit_once('/') else { break };
-        let _ = root.remove(shorter);
-        parent = shorter;
-    }
-}
-
-/// Hands `wanted` down from the top of `path` to its last component, level by level. Returns what could not be handed
-/// down: whether that matters is for the limit to say that needs it.
-fn enable(root: &Dir, path: &str, wanted: Controllers) -> Result<Vec<(Controller, Errno)>> {
-    let mut buffer = Vec::new();
-    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let file = |level: &str| {
-        if level.is_empty() {
-            "cgroup.subtree_control".to_owned()
-        } else {
-            format!("{level}/cgroup.subtree_control")
-        }
-    };
-    let enabled = |level: &str, buffer: &mut Vec<u8>| -> Result<Controllers> {
-        let words = root.read(&file(level), buffer)?.unwrap_or("");
-        Ok(words.split_whitespace().filter_map(Controller::from_name).collect())
-    };
-    // Nearly always a sibling came before.
-    let missing = wanted.difference(enabled(parent, &mut buffer)?);
-    if missing.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut refused = Vec::new();
-    let levels = std::iter::once("")
-        .chain(parent.match_indices('/').map(|(at, _)| &parent[..at]))
-        .chain((!parent.is_empty()).then_some(parent));
-    for level in levels {
-        let file = file(level);
-        for controller in missing.difference(enabled(level, &mut buffer)?).iter() {
-            let Some(name) = controller.v2_name() else { continue };
-            if let Err(errno) = root.write(&file, &format!("+{name}")) {
-                // An upper level that refuses may be another's business, as long as the level above the group agrees.
-                if level == parent {
-                    refused.push((controller, errno));
-                }
-            }
-        }
-    }
-    Ok(refused)
-}
-
-/// Gives each new level of a v1 cpuset what its parent has: without CPUs and nodes no process may enter.
-fn fill_cpuset(root: &Dir, path: &str, made: usize) -> Result<()> {
-    let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).chain([path.len()]).collect();
-    let mut buffer = Vec::new();
-    // Parents that somebody else made and did not fill would let no process in.
-    let mut first = ends.len() - made;
-    while first > 0 {
-        let own = format!("{}/cpuset.cpus", &path[..ends[first - 1]]);
-        if root.read(&own, &mut buffer)?.is_none_or(|text| !text.trim().is_empty()) {
-            break;
-        }
-        first -= 1;
-    }
-    for &end in &ends[first..] {
-        let level = &path[..end];
-        let parent = level.rsplit_once('/').map_or(String::new(), |(parent, _)| format!("{parent}/"));
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            // With cgroup.clone_children the kernel has done it.
-            let own = format!("{level}/{file}");
-            if root.read(&own, &mut buffer)?.is_some_and(|text| !text.trim().is_empty()) {
-                continue;
-            }
-            let Some(text) = root.read(&format!("{parent}{file}"), &mut buffer)? else { continue };
-            let value = text.trim().to_owned();
-            root.write(&own, &value).map_err(|errno| Error::Limit {
-                controller: Controller::Cpuset,
-                file: root.path_of(&own),
-                value,
-                source: errno.into(),
-            })?;
-        }
-    }
-    Ok(())
 }
 
 pub(crate) fn collect_processes(dir: &Dir, pids: &mut Vec<u32>) -> Result<()> {
