@@ -1,5 +1,7 @@
 //! What the benches share: a small root file system, and peers that are measured in the same run where they are installed.
 
+pub mod images;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
