@@ -25,7 +25,7 @@ impl Cgroup {
     /// # Errors
     /// The first limit that could not be set: [`Error::Limit`] with controller, file, value and errno;
     /// [`Error::NoController`], [`Error::Unsupported`], [`Error::InvalidLimit`] or [`Error::BelowUsage`]. Limits before it, in
-    /// the order of [`Controllers::iter`], are in force then.
+    /// the order of [`Controllers::iter`](crate::Controllers::iter), are in force then.
     pub fn apply(&self, limits: &Limits) -> Result<()> {
         self.apply_each(limits, &mut |_, error| Err(error))
     }
