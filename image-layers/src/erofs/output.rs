@@ -23,6 +23,9 @@ pub(super) struct Output {
     start: u64,
 }
 
+/// Bytes in front of an inode's attributes.
+const ATTRIBUTES_HEADER: u64 = 12;
+
 impl Output {
     /// Writes `file` from `start` on; `path` names it in errors.
     pub(super) fn new(file: File, path: &Path, start: u64) -> Output {
@@ -96,6 +99,8 @@ impl Output {
 
     /// Everything up to the position exists, in whole blocks; returns how many.
     pub(super) fn end(&mut self) -> Result<u32> {
+        // fsck.erofs of erofs-utils 1.5 reads the header of attributes behind every inode, also of one that has none.
+        self.skip(ATTRIBUTES_HEADER)?;
         self.align()?;
         self.flush()?;
         self.file.set_len(self.start).map_err(Error::io("resize", &self.path))?;
