@@ -10,7 +10,8 @@ fmt:
     cargo fmt --all --check
 
 clippy:
-    cargo clippy --workspace --exclude benches --all-targets --all-features -- -D warnings
+    cargo clippy --workspace --exclude benches --lib --bins --examples --all-features -- -D warnings
+    cargo clippy --workspace --exclude benches --tests --all-features -- -D warnings -A clippy::unwrap_used
     cargo clippy -p benches --all-targets -- -D warnings
 
 # All tests, as whoever you are.

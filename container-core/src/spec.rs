@@ -64,8 +64,8 @@ impl ContainerBuilder {
         extras.die_with_parent = self.die_with_host.unwrap_or(self.state_directory.is_none());
         extras.no_cgroup = self.no_cgroup;
         let mut spec = match &self.root {
-            Root::Bundle(directory) => self.from_bundle(directory, &mut extras)?,
-            _ => self.from_scratch(id, rootfs, facts, &mut extras)?,
+            Root::Bundle(directory) => self.bundle_spec(directory, &mut extras)?,
+            _ => self.scratch_spec(id, rootfs, facts, &mut extras)?,
         };
         for edit in &self.edits {
             (edit.0)(&mut spec);
@@ -73,7 +73,7 @@ impl ContainerBuilder {
         Ok(Description { spec, extras })
     }
 
-    fn from_bundle(&self, directory: &Path, extras: &mut Extras) -> Result<Spec> {
+    fn bundle_spec(&self, directory: &Path, extras: &mut Extras) -> Result<Spec> {
         let config = directory.join("config.json");
         let text = std::fs::read(&config).map_err(|e| Error::io("read", &config, e))?;
         let mut spec: Spec = serde_json::from_slice(&text).map_err(|e| {
@@ -96,7 +96,7 @@ impl ContainerBuilder {
         Ok(spec)
     }
 
-    fn from_scratch(
+    fn scratch_spec(
         &self,
         id: &str,
         rootfs: Option<Rootfs>,

@@ -31,7 +31,11 @@ fn each_is_used_once_and_the_pool_fills_up_again() {
     for n in 0..20 {
         let mut created = pool.take().unwrap();
         ids.push(created.id().to_owned());
-        created.container().write_file("/tmp/given", 0o644, format!("file {n}\n").as_bytes()).unwrap();
+        if fixture::is_root() {
+            created.container().write_file("/tmp/given", 0o644, format!("file {n}\n").as_bytes()).unwrap();
+        } else {
+            std::fs::write(root.path().join("tmp/given"), format!("file {n}\n")).unwrap();
+        }
         let outcome = created.input(format!("input {n}\n").into_bytes()).run().unwrap();
         assert_eq!(outcome.end, End::Exited(0), "{outcome:?}");
         assert_eq!(String::from_utf8(outcome.stdout).unwrap(), format!("1\ninput {n}\nfile {n}\n"));

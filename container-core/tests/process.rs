@@ -26,7 +26,6 @@ fn h21_a_working_directory_that_is_not_there() {
         }
         other => panic!("{other:?}"),
     };
-    failed(root.shell("pwd").current_dir("/new/dir").read_only(true).output(), libc::EROFS);
     failed(root.shell("pwd").current_dir("/etc/passwd").output(), libc::ENOTDIR);
 
     let outside = tempfile::tempdir().unwrap();

@@ -108,12 +108,12 @@ fn h29_cycles_leave_no_memory_behind() {
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
     let cycle = |n: usize| {
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             root.command(&["/no/such"]).spawn().unwrap_err();
             return;
         }
         let container: Container = root.command(&["sleep", "60"]).create().unwrap().start().unwrap();
-        if n % 7 != 0 {
+        if !n.is_multiple_of(7) {
             assert_eq!(container.exec(["true"]).output().unwrap().end, End::Exited(0));
         }
         container.remove().unwrap();

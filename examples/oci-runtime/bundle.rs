@@ -166,10 +166,10 @@ fn known_capabilities(sets: &mut Value, log: &Log) -> bool {
     for names in sets.values_mut().filter_map(Value::as_array_mut) {
         names.retain(|name| {
             let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
-            if let (false, Some(name)) = (known, name.as_str()) {
-                if !unknown.iter().any(|seen| seen == name) {
-                    unknown.push(name.to_owned());
-                }
+            if let (false, Some(name)) = (known, name.as_str())
+                && !unknown.iter().any(|seen| seen == name)
+            {
+                unknown.push(name.to_owned());
             }
             known
         });

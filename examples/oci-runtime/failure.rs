@@ -38,11 +38,6 @@ impl Failure {
     pub fn with_status(self, status: u8) -> Self {
         Self { status, ..self }
     }
-
-    /// The same failure, `prefix` first.
-    pub fn context(self, prefix: impl std::fmt::Display) -> Self {
-        Self { message: format!("{prefix}: {}", self.message), ..self }
-    }
 }
 
 impl From<Error> for Failure {

@@ -151,10 +151,10 @@ impl Relay {
                 Ok(length) => self.pending.extend_from_slice(&buffer[..length]),
             }
         }
-        if !self.pending.is_empty() {
-            if let Ok(length) = self.master.write(&self.pending) {
-                self.pending.drain(..length);
-            }
+        if !self.pending.is_empty()
+            && let Ok(length) = self.master.write(&self.pending)
+        {
+            self.pending.drain(..length);
         }
         if master && self.open {
             self.show();

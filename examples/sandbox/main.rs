@@ -72,12 +72,17 @@ fn judge(
     source: &[u8],
     input: Vec<u8>,
 ) -> container_core::Result<Outcome> {
-    let mut created = root
-        .container()
+    // The program is part of the root it sees, and everything it writes goes elsewhere.
+    std::fs::write(root.path().join("work/main"), source).map_err(|source| container_core::Error::Io {
+        action: "write",
+        path: root.path().join("work/main"),
+        source,
+    })?;
+    root.container()
         .sandbox()
         .command([interpreter, "/work/main"])
         .current_dir("/work")
-        // The root itself stays empty; what the program writes is in memory and gone with it.
+        // What the program writes is in memory and gone with it.
         .read_only(false)
         .writable_memory(SCRATCH)
         .memory(MEMORY)
@@ -89,12 +94,8 @@ fn judge(
         .output_limit_kill(OUTPUT)
         // Without rights over control groups it still runs, with what can be had, and says so.
         .limits_best_effort(true)
-        .stdin(container_core::Stdio::piped())
-        .stdout(container_core::Stdio::piped())
-        .stderr(container_core::Stdio::piped())
-        .create()?;
-    created.container().write_file("/work/main", 0o644, source)?;
-    created.input(input).run()
+        .input(input)
+        .run()
 }
 
 fn show(outcome: &Outcome) {

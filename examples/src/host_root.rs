@@ -41,6 +41,12 @@ impl HostRoot {
         Ok(root)
     }
 
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A container with it.
     pub fn container(&self) -> ContainerBuilder {
         let mut builder = Container::builder().rootfs(&self.path);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::start::Held;
-use super::{Bounds, Container, Core, Process, Resources, cgroup_error, files};
+use super::{Bounds, Container, Core, Process, Resources, cgroup_error};
 use crate::error::{Error, Result};
 use crate::state::{self, CgroupDirectory, Entry, Record, StateDirectory, Status};
 
@@ -239,13 +239,8 @@ impl Container {
         };
         let mark = mark_of(&record).unwrap_or_else(|| Mark { stop_signal: libc::SIGTERM, ..Mark::default() });
         let process = Process::new(record.pid, pidfd);
-        let resources = Resources {
-            root: files::root_of(&process),
-            layer: held(&mark),
-            disk: None,
-            entry: Some(entry),
-            released: true,
-        };
+        let resources =
+            Resources { layer: held(&mark), entry: Some(entry), released: true, ..Resources::default() };
         let core = Core {
             id: record.id.clone(),
             process,
@@ -256,7 +251,7 @@ impl Container {
             sized_layer: false,
             skipped_limits: Vec::new(),
         };
-        Ok(Self {
+        let container = Self {
             stdin: None,
             stdout: None,
             stderr: None,
@@ -264,7 +259,9 @@ impl Container {
             terminal: None,
             bounds: Bounds::default(),
             resources,
-        })
+        };
+        container.keep_root();
+        Ok(container)
     }
 
     /// The containers recorded in a state directory, by name. What dead programs left there is removed on the way: records,

@@ -25,8 +25,18 @@ pub(super) fn root_of(process: &Process) -> Option<OwnedFd> {
 }
 
 impl Container {
-    fn root(&self) -> Result<BorrowedFd<'_>> {
-        self.resources.root.as_ref().map(AsFd::as_fd).ok_or_else(|| {
+    /// Takes hold of the root directory, so that it stays when the processes are gone.
+    pub(super) fn keep_root(&self) {
+        if self.resources.root.get().is_none()
+            && let Some(root) = root_of(&self.core.process)
+        {
+            let _ = self.resources.root.set(root);
+        }
+    }
+
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>> {
+        self.keep_root();
+        self.resources.root.get().map(AsFd::as_fd).ok_or_else(|| {
             Error::unsupported(
                 "reaching the container's files",
                 "it had ended already, or /proc hides it from this user",

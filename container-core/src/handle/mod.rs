@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -71,7 +71,7 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
     /// The container's root directory, which keeps the mount alive after the processes are gone.
-    root: Option<OwnedFd>,
+    root: OnceLock<OwnedFd>,
     layer: start::Held,
     disk: Option<disk::DiskLayer>,
     entry: Option<crate::state::Entry>,
@@ -268,7 +268,7 @@ impl Container {
                 "it has none of its own: see writable_memory, disk_limit",
             ));
         }
-        let root = self.resources.root.as_ref().ok_or_else(|| self.core.not_running())?;
+        let root = self.root()?;
         // An overlay tells about the file system of its upper layer.
         let stat = rustix::fs::fstatvfs(root).map_err(|e| Error::io("stat", "/", e))?;
         Ok(((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_blocks * stat.f_frsize))
@@ -336,7 +336,7 @@ impl Resources {
     /// Removes layer and record.
     fn remove(&mut self) -> Result<()> {
         // The mount of the root goes first: the layer is in use while it is there.
-        self.root = None;
+        drop(self.root.take());
         self.disk = None;
         let layer = std::mem::take(&mut self.layer).remove();
         let entry = match self.entry.take() {

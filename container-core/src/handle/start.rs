@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::DiskLayer;
 use super::process::Streams;
-use super::{Bounds, Container, Core, Outcome, Output, Process, Resources, files};
+use super::{Bounds, Container, Core, Outcome, Output, Process, Resources};
 use crate::builder::{ContainerBuilder, Root};
 use crate::error::{Error, Result};
 use crate::namespace::NamespaceKind;
@@ -82,7 +82,8 @@ impl Created {
         self.container.pid()
     }
 
-    /// The container, for what can be done with it before it is started: files, limits, figures.
+    /// The container, for what can be done with it before it is started: limits, figures, and files (for privileged callers:
+    /// until it executes its command the process hides from others).
     pub fn container(&mut self) -> &mut Container {
         &mut self.container
     }
@@ -111,6 +112,7 @@ impl Created {
             held.start()?;
         }
         self.container.core.process.start_clock();
+        self.container.keep_root();
         Ok(self.container)
     }
 }
@@ -492,10 +494,10 @@ impl Prepared {
             sized_layer: resources.disk.is_some() || in_memory,
             skipped_limits: skipped,
         };
-        resources.root = files::root_of(&core.process);
         let Streams { stdin, stdout, stderr } = ends.streams;
         let container =
             Container { stdin, stdout, stderr, core: Arc::new(core), terminal, bounds, resources };
+        container.keep_root();
         // From here on dropping the container takes everything down.
         container.record()?;
         Ok((container, extra))

@@ -134,16 +134,16 @@ fn start(surroundings: Surroundings, pid: u32) -> Result<Arc<Launcher>> {
 fn serve(launcher: &Launcher) {
     let mut job = lock(&launcher.job);
     loop {
-        if matches!(*job, Job::Wanted(..)) {
-            if let Job::Wanted(ready, end) = std::mem::replace(&mut *job, Job::Running) {
-                drop(job);
-                let result = ready.clone_now();
-                // Before the result is told: whoever reads from the other end learns of a failure by its end.
-                drop(end);
-                job = lock(&launcher.job);
-                *job = Job::Done(result);
-                launcher.changed.notify_all();
-            }
+        if matches!(*job, Job::Wanted(..))
+            && let Job::Wanted(ready, end) = std::mem::replace(&mut *job, Job::Running)
+        {
+            drop(job);
+            let result = ready.clone_now();
+            // Before the result is told: whoever reads from the other end learns of a failure by its end.
+            drop(end);
+            job = lock(&launcher.job);
+            *job = Job::Done(result);
+            launcher.changed.notify_all();
         }
         job = wait(&launcher.changed, job);
     }

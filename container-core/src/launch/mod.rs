@@ -203,11 +203,11 @@ fn start(
 ) -> Result<(Running, Option<OwnedFd>)> {
     let cgroup = cgroups::make(plan.cgroup.as_ref())?;
     let started = start_in(plan, io, gate, target, &cgroup);
-    if started.is_err() {
-        if let Some(made) = &cgroup.group {
-            // The error that counts is the one that led here.
-            let _ = made.remove();
-        }
+    if started.is_err()
+        && let Some(made) = &cgroup.group
+    {
+        // The error that counts is the one that led here.
+        let _ = made.remove();
     }
     let (pid, pidfd, terminal, channel) = started?;
     let running = Running { pid, pidfd, cgroup: cgroup.group, terminal, skipped: cgroup.skipped };
@@ -265,10 +265,10 @@ fn start_in(
     let mut server = Server::new(&plan.services, channel, cradle.born(), wiring.console.take());
     let (outcome, cloned) = if shares_memory {
         let outcome = server.serve(&plan.inside);
-        if outcome.is_err() {
-            if let Some(pidfd) = cradle.born().lend() {
-                let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-            }
+        if outcome.is_err()
+            && let Some(pidfd) = cradle.born().lend()
+        {
+            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
         }
         (outcome, pending.wait())
     } else {

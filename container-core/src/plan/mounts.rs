@@ -68,7 +68,7 @@ impl Mounts<'_> {
                     attributes: 0,
                 };
                 self.prepare.push(Operation::Overlay { slot: ROOT, overlay: Box::new(overlay) });
-                return Ok(());
+                Ok(())
             }
             Some(Rootfs::Directory { source, .. }) => self.root_directory(&source.clone()),
             None => {

@@ -111,10 +111,10 @@ impl Vectors {
     fn finish(&mut self) -> (*const *const c_char, *const *const c_char) {
         let home = self.home.as_ptr().cast();
         let last = self.envp.len() - 2;
-        if self.home[0] != 0 {
-            if let Some(place) = self.envp.get_mut(last) {
-                *place = home;
-            }
+        if self.home[0] != 0
+            && let Some(place) = self.envp.get_mut(last)
+        {
+            *place = home;
         }
         (self.argv.as_ptr().wrapping_add(self.first), self.envp.as_ptr())
     }

@@ -1,5 +1,9 @@
 //! Shared by the launch tests: a root file system of static busybox, a spec, and running it to its end.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test file uses its own part; helpers of tests are tests"
+)]
 
 use std::fs::File;
 use std::io::Read;
@@ -196,7 +200,7 @@ pub(crate) fn spawn(plan: &Plan) -> container_core::Result<(launch::Running, std
 pub(crate) fn wait(pidfd: &OwnedFd) -> i32 {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
-    status.exit_status().map_or_else(|| -status.terminating_signal().unwrap(), |status| status)
+    status.exit_status().unwrap_or_else(|| -status.terminating_signal().unwrap())
 }
 
 /// Runs a script in the usual container and gives what it printed; it has to succeed.
