@@ -55,7 +55,7 @@ fn h25_a_layer_on_disk_has_its_size() {
 #[test]
 fn h26_without_limits_no_control_group_is_needed() {
     if !fixture::containers() || fixture::is_root() {
-        return fixture::skip("userns", "this is about an ordinary user without delegation");
+        return fixture::skip("user", "this is about an ordinary user without delegation");
     }
     let root = Root::new();
     assert_eq!(root.command(&["true"]).run().unwrap().end, End::Exited(0));

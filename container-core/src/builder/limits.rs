@@ -20,7 +20,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Tasks (processes and threads), the first process included, so at least 1. Default: [`DEFAULT_PIDS`], where the host
+    /// Tasks (processes and threads), the first process included, so at least 1. Default: [`DEFAULT_PIDS`](crate::DEFAULT_PIDS), where the host
     /// lets it be set.
     pub fn pids(mut self, tasks: u64) -> Self {
         self.limits = self.limits.pids(tasks);
