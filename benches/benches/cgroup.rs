@@ -319,6 +319,7 @@ criterion_group!(benches, whole);
 /// median of each, and their ratio to ours.
 fn paired(rounds: u64, pause: Duration) {
     let Some(ours) = ready() else { return };
+    #[allow(unused_mut, clippy::type_complexity, reason = "the peers are behind a feature")]
     let mut contenders: Vec<(&str, Box<dyn Fn() -> Duration>)> = vec![
         ("ours, entering at birth", Box::new(|| at_birth(&ours, 1, pause))),
         ("ours, by process id", Box::new(|| cycle(&ours, 1, pause))),
