@@ -73,15 +73,15 @@ fn judge(
     input: Vec<u8>,
 ) -> container_core::Result<Outcome> {
     // The program is part of the root it sees, and everything it writes goes elsewhere.
-    std::fs::write(root.path().join("work/main"), source).map_err(|source| container_core::Error::Io {
+    std::fs::write(root.path().join("code/main"), source).map_err(|source| container_core::Error::Io {
         action: "write",
-        path: root.path().join("work/main"),
+        path: root.path().join("code/main"),
         source,
     })?;
     root.container()
         .sandbox()
-        .command([interpreter, "/work/main"])
-        .current_dir("/work")
+        .command([interpreter, "/code/main"])
+        .current_dir("/code")
         // What the program writes is in memory and gone with it.
         .read_only(false)
         .writable_memory(SCRATCH)

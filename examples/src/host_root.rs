@@ -23,7 +23,7 @@ impl HostRoot {
         let path = std::env::temp_dir().join(format!("container-example-{}", std::process::id()));
         fs::create_dir(&path)?;
         let root = Self { path };
-        for name in ["etc", "tmp", "work", "proc", "sys", "dev"] {
+        for name in ["etc", "tmp", "code", "proc", "sys", "dev"] {
             fs::create_dir(root.path.join(name))?;
         }
         fs::write(
