@@ -56,7 +56,11 @@ fn five_that_die_with_the_host() {
         .collect();
     // A thread that starts one and ends takes nothing with it (LC-H15).
     let kept = std::thread::spawn(move || {
-        fixture::with_tools(Container::builder().rootfs(&root)).command(["sleep", "7102"]).spawn().unwrap()
+        fixture::with_tools(Container::builder().rootfs(&root))
+            .command(["sleep", "7102"])
+            .id(format!("unrecorded-{}", std::process::id()))
+            .spawn()
+            .unwrap()
     });
     let kept = kept.join().unwrap();
     std::thread::sleep(Duration::from_millis(200));
@@ -84,6 +88,15 @@ fn h14_nothing_outlives_a_killed_host_program() {
     assert_eq!(Container::list(states.path()).unwrap(), []);
     assert_eq!(std::fs::read_dir(states.path()).unwrap().count(), 1, "only the file `ready` of this test");
     assert!(fixture::cgroups_named("five-").is_empty());
+
+    // The one without a state directory has no record that anybody could clean up by: its control group is left to us.
+    let unrecorded = format!("unrecorded-{}", host.id());
+    until("its control group is removed", || {
+        for group in fixture::cgroups_named(&unrecorded) {
+            let _ = std::fs::remove_dir(group);
+        }
+        fixture::cgroups_named(&unrecorded).is_empty()
+    });
 }
 
 #[test]
