@@ -162,7 +162,8 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<File>> {
     // Not blocking: an image may have put a fifo there.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+    let attempt = || rustix::fs::openat2(root, path, flags, Mode::empty(), resolve);
+    match crate::sys::fd::look_up(Errno::AGAIN, attempt) {
         Ok(fd) => {
             let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", format!("/{path}"), e))?;
             Ok((FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| File::from(fd)))

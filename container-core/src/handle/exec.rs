@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter};
+use std::io::{ErrorKind, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -21,6 +21,7 @@ use crate::builder::OutputLimit;
 use crate::error::{Error, Result};
 use crate::plan::{Extras, Plan};
 use crate::stdio::{Stdio, WindowSize};
+use crate::step::Step;
 use crate::{launch, spec};
 
 /// Describes one more process in a running container and starts it, any number of times. Made by [`Container::exec`].
@@ -179,8 +180,14 @@ impl ExecBuilder {
         let running = launch::exec(&target, &plan, ends.io).map_err(|error| {
             // Whatever a container that is going away answered: it is not running. These answers come of a process that is about
             // to have ended, so its end is waited for.
-            let dying =
+            let refused =
                 matches!(error.errno(), Some(libc::ESRCH | libc::ENOMEM | libc::ENOENT | libc::EINVAL));
+            // With the container's first process all others in its pid namespace are killed, the joining one too.
+            let killed = matches!(&error, Error::Setup { step: Step::Clone, source, .. } if matches!(
+                source.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ));
+            let dying = refused || killed;
             let grace = if dying { Duration::from_millis(200) } else { Duration::ZERO };
             match core.process.wait_timeout(Some(grace)) {
                 Ok(None) => error,

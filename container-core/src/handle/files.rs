@@ -260,7 +260,9 @@ fn chown(fd: BorrowedFd<'_>, owner: (u32, u32)) -> rustix::io::Result<()> {
 
 fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode), resolve)
+    let mode = Mode::from_raw_mode(mode);
+    let attempt = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve);
+    crate::sys::fd::look_up(Errno::AGAIN, attempt)
 }
 
 fn archive_tree<W: Write>(

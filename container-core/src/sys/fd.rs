@@ -20,13 +20,30 @@ struct OpenHow {
     resolve: u64,
 }
 
+/// How often a lookup is tried again. A bound, because a container can rename without end.
+const LOOKUPS: usize = 1000;
+
+/// Does a lookup inside a root, again where the kernel asks for it: openat2(2) gives up with EAGAIN on a path that goes up (`..`, also
+/// in a symbolic link) when anything was renamed or mounted meanwhile, anywhere on the host.
+pub(crate) fn look_up<T, E: PartialEq>(again: E, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    for _ in 1..LOOKUPS {
+        match attempt() {
+            Err(error) if error == again => {}
+            other => return other,
+        }
+    }
+    attempt()
+}
+
 /// Opens `path` under `dir` with the given resolution rules (openat2, Linux 5.6). Close-on-exec always.
 pub(crate) fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<i32> {
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: mode.into(), resolve };
-    // SAFETY: `path` ends in NUL and `how` lives across the call; its size is passed along.
-    let fd =
-        unsafe { syscall!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) }?;
-    Ok(fd as i32)
+    look_up(Errno(libc::EAGAIN), || {
+        // SAFETY: `path` ends in NUL and `how` lives across the call; its size is passed along.
+        let fd =
+            unsafe { syscall!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) }?;
+        Ok(fd as i32)
+    })
 }
 
 /// Opens `path` under `dir`. Close-on-exec always.
@@ -216,4 +233,40 @@ pub(crate) fn wait_for_ever() -> Sys<()> {
 pub(crate) fn adopt(fd: i32) -> std::os::fd::OwnedFd {
     // SAFETY: the kernel has just given this number to the caller, and nobody else knows of it.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// The kernel gives up on `..` with EAGAIN when anything was renamed or mounted meanwhile, anywhere on the host.
+    #[test]
+    fn renames_elsewhere_do_not_disturb() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join("a/b")).unwrap();
+        let root = std::fs::File::open(directory.path()).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+                std::fs::create_dir(&one).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    std::fs::rename(&one, &two).unwrap();
+                    std::fs::rename(&two, &one).unwrap();
+                }
+            });
+            let opened: Vec<_> = (0..20_000)
+                .map(|_| {
+                    openat2(root.as_raw_fd(), c"a/b/../../a/b/..", libc::O_PATH, 0, RESOLVE_IN_ROOT)
+                        .map(close)
+                })
+                .collect();
+            over.store(true, Ordering::Relaxed);
+            let failed = opened.iter().filter(|result| result.is_err()).count();
+            assert_eq!(failed, 0, "{:?}", opened.iter().find(|result| result.is_err()));
+        });
+    }
 }

@@ -172,13 +172,23 @@ impl Members {
         match &self.place {
             Place::Directory(root) => {
                 let relative = normalize(&[], name.as_bytes()).ok_or_else(escapes)?;
-                let opened = fs::openat2(
-                    root,
-                    relative.as_slice(),
-                    OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-                    Mode::empty(),
-                    ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-                );
+                let open = || {
+                    fs::openat2(
+                        root,
+                        relative.as_slice(),
+                        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+                        Mode::empty(),
+                        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+                    )
+                };
+                let mut opened = open();
+                // A link with `..` in it is looked up again when anything on the host was renamed meanwhile: openat2(2).
+                for _ in 0..1000 {
+                    if !matches!(opened, Err(Errno::AGAIN)) {
+                        break;
+                    }
+                    opened = open();
+                }
                 if matches!(opened, Err(Errno::XDEV)) {
                     return Err(escapes());
                 }
