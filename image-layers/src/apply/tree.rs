@@ -144,8 +144,8 @@ pub(crate) enum Visit {
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     nodes: Vec<Node>,
-    /// By parent and name.
-    table: HashTable<u32>,
+    /// By parent and name; with half of the hash, so that neither growing nor a name that is not there touches the nodes.
+    table: HashTable<Slot>,
     hasher: RandomState,
     /// Names and link targets, one behind the other.
     text: Vec<u8>,
@@ -153,6 +153,19 @@ pub(crate) struct Tree {
     xattr_bytes: usize,
     /// Why the tree cannot be used any more.
     fault: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    hash: u32,
+    id: u32,
+}
+
+impl Slot {
+    /// Spread over all 64 bits: the table takes its position from the low ones and a tag from the high ones.
+    fn hash(&self) -> u64 {
+        u64::from(self.hash) << 32 | u64::from(self.hash)
+    }
 }
 
 /// Directories below each other; no program can open what is much deeper by its path.
@@ -208,6 +221,11 @@ impl Tree {
     }
 
     /// All nodes that ever were, removed ones included.
+    pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.iter_mut()
+    }
+
+    /// How many of them there are.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -266,7 +284,11 @@ impl Tree {
     }
 
     pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.table.find(self.hash(parent, name), |&id| self.is(id, parent, name)).map(|&id| NodeId(id))
+        let sought = self.slot(parent, name);
+        let found = self
+            .table
+            .find(sought.hash(), |slot| slot.hash == sought.hash && self.is(NodeId(slot.id), parent, name));
+        found.map(|slot| NodeId(slot.id))
     }
 
     /// The entry at `parts` below the root, without following anything.
@@ -349,12 +371,8 @@ impl Tree {
         }
         let node = self.node_mut(id);
         (node.parent, node.prev, node.next) = (parent.0, NONE, next);
-        let hash = self.hash(parent, self.name(id));
-        let Tree { nodes, table, hasher, text, .. } = self;
-        table.insert_unique(hash, id.0, |&id| {
-            let node = &nodes[id as usize];
-            hasher.hash_one((node.parent, &text[node.name as usize..][..usize::from(node.name_len)]))
-        });
+        let slot = Slot { id: id.0, ..self.slot(parent, self.name(id)) };
+        self.table.insert_unique(slot.hash(), slot, Slot::hash);
     }
 
     fn detach(&mut self, id: NodeId) {
@@ -375,18 +393,20 @@ impl Tree {
 
     fn forget(&mut self, id: NodeId) {
         if let Some(parent) = self.parent(id)
-            && let Ok(entry) = self.table.find_entry(self.hash(parent, self.name(id)), |&other| other == id.0)
+            && let hash = self.slot(parent, self.name(id)).hash()
+            && let Ok(entry) = self.table.find_entry(hash, |slot| slot.id == id.0)
         {
             entry.remove();
         }
     }
 
-    fn hash(&self, parent: NodeId, name: &[u8]) -> u64 {
-        self.hasher.hash_one((parent.0, name))
+    /// Where a name would be in the table.
+    fn slot(&self, parent: NodeId, name: &[u8]) -> Slot {
+        Slot { hash: (self.hasher.hash_one((parent.0, name)) >> 32) as u32, id: NONE }
     }
 
-    fn is(&self, id: u32, parent: NodeId, name: &[u8]) -> bool {
-        self.nodes[id as usize].parent == parent.0 && self.name(NodeId(id)) == name
+    fn is(&self, id: NodeId, parent: NodeId, name: &[u8]) -> bool {
+        self.node(id).parent == parent.0 && self.name(id) == name
     }
 }
 

@@ -1,5 +1,5 @@
-//! Decoding ahead of the reader: a thread decodes into a ring of fixed buffers, another one hashes them, and the tar
-//! reader takes them in order.
+//! Decoding ahead of the reader: a thread decodes into a ring of fixed buffers, the tar reader takes them in order, and
+//! another thread hashes them behind it. So the decoder, which mostly takes longest, wakes nobody but the reader.
 //!
 //! Buffers are reference counted and go back to the ring when the last holder drops them, so that a file's body can
 //! wait for its writer without being copied. The ring is all the memory there is, whatever the layer's size.
@@ -17,7 +17,7 @@ use super::Decoder;
 
 /// Size and number of the buffers: 1 MiB together. Measured: smaller ones cost wake-ups, a longer ring gains nothing.
 const BUFFER: usize = 128 << 10;
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 24;
 
 /// A decoded buffer on its way through the ring.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ impl AsRef<[u8]> for Piece {
 #[derive(Debug)]
 pub(crate) struct Ahead {
     decoded: Receiver<Result<Arc<Buffer>>>,
+    to_hash: Sender<Arc<Buffer>>,
     current: Option<Piece>,
     ended: bool,
 }
@@ -62,8 +63,11 @@ impl Ahead {
         if self.ended || self.current.as_ref().is_some_and(|piece| piece.start < piece.end) {
             return Ok(());
         }
-        // The old buffer has to go home first: it may be the one the decoder waits for.
-        self.current = None;
+        // Before waiting: the old buffer may be the one the decoder waits for.
+        if let Some(Piece { buffer, .. }) = self.current.take() {
+            // Nobody hashes any more when this fails.
+            let _ = self.to_hash.send(buffer);
+        }
         let buffer = self.decoded.recv().map_err(|_| Error::Cancelled)??;
         if buffer.len == 0 {
             self.ended = true;
@@ -126,11 +130,6 @@ pub(crate) fn run_ahead<R: Read + Send, T>(
                 let Ok(bytes) = free.recv() else { return };
                 let result = decode(&mut decoder, bytes, &home, control);
                 let end = !matches!(&result, Ok(buffer) if buffer.len > 0);
-                if let Ok(buffer) = &result
-                    && !end
-                {
-                    let _ = to_hash.send(buffer.clone());
-                }
                 if to_reader.send(result).is_err() || end {
                     return;
                 }
@@ -143,7 +142,7 @@ pub(crate) fn run_ahead<R: Read + Send, T>(
             }
             digester.finish()
         });
-        let result = work(Ahead { decoded, current: None, ended: false })?;
+        let result = work(Ahead { decoded, to_hash, current: None, ended: false })?;
         let digest = hasher.join().map_err(|_| Error::Cancelled)?;
         Ok((result, digest))
     })

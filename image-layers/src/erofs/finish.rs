@@ -85,10 +85,9 @@ impl Writer {
     /// [`Error::UnsupportedLayer`] for what EROFS does not have,
     /// [`Error::Io`].
     pub(crate) fn finish(mut self, tree: &impl Tree) -> Result<()> {
-        self.put_shelf()?;
-        self.output.align()?;
+        self.end_files()?;
+        let files_end = self.output.align()?;
         self.output.flush()?;
-        let files_end = self.output.position();
         let plan = self.plan(tree, files_end)?;
         for known in &plan.inodes {
             if known.links > 1 && known.nid * SLOT < files_end && known.nid * SLOT > ROOT {
@@ -165,7 +164,7 @@ impl Writer {
                     plan.directories.push(Directory::new(child, at));
                     continue;
                 }
-                Kind::File(nid) => nid,
+                Kind::File(nid) => self.final_nid(nid),
                 _ if known.links > 0 => known.nid,
                 kind => {
                     let (head, layout) = self.special(tree, child, kind)?;

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! So a small file costs its own size and not a block, its body is never held back, and what has to be remembered of
-//! it is one number: its [`Nid`], the place of its inode. Only the number of links of a file is not known when it passes
-//! by; it is filled in at the end. Directories need all places of what they hold, therefore they come last.
+//! it is one number: its [`Nid`], the place of its inode, a preliminary one until its shelf is full and gets its place.
+//! Only the number of links of a file is not known when it passes by; it is filled in at the end. Directories need all
+//! places of what they hold, therefore they come last.
 //!
 //! Inodes have the long form of 64 bytes, or the short one if they have the time of the image's first inode, as all have
 //! in a reproducible layer, and small numbers. The same calls give the same bytes.

@@ -1,8 +1,10 @@
-//! The image file: written from front to back in large pieces, with reserved places and a few late corrections.
+//! The image file: written from front to back in large pieces, with a few late corrections.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
 
 use crate::{Error, Result};
 
@@ -13,6 +15,9 @@ use super::format::BLOCK;
 const BUFFER: u64 = 256 << 10;
 /// What is left out as a hole.
 const HOLE: u64 = 32 << 10;
+/// Space is asked for in such pieces before it is written: the file system then has nothing to do for each block, which
+/// is another third of the time of a write (measured on ext4).
+const AHEAD: u64 = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct Output {
@@ -21,6 +26,8 @@ pub(super) struct Output {
     buffer: Vec<u8>,
     /// Where the buffer's first byte belongs.
     start: u64,
+    /// Up to where space was asked for; everything, once the file system has refused.
+    allocated: u64,
 }
 
 /// Bytes in front of an inode's attributes.
@@ -29,7 +36,7 @@ const ATTRIBUTES_HEADER: u64 = 12;
 impl Output {
     /// Writes `file` from `start` on; `path` names it in errors.
     pub(super) fn new(file: File, path: &Path, start: u64) -> Output {
-        Output { file, path: path.to_path_buf(), buffer: Vec::new(), start }
+        Output { file, path: path.to_path_buf(), buffer: Vec::new(), start, allocated: start }
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -54,31 +61,17 @@ impl Output {
     pub(super) fn skip(&mut self, n: u64) -> Result<()> {
         if n >= HOLE {
             self.flush()?;
+            self.free(n);
             self.start += n;
             return Ok(());
         }
         self.append(&[0; HOLE as usize][..n as usize])
     }
 
-    /// Goes on at the next block.
-    pub(super) fn align(&mut self) -> Result<()> {
-        self.skip(self.position().next_multiple_of(BLOCK) - self.position())
-    }
-
-    /// Leaves out `n` bytes that are written later, and tells where they are.
-    pub(super) fn reserve(&mut self, n: u64) -> Result<u64> {
-        self.align()?;
-        self.flush()?;
-        let place = self.start;
-        self.start += n;
-        Ok(place)
-    }
-
-    /// Takes back the end of what was reserved last, unless something follows it.
-    pub(super) fn give_back(&mut self, from: u64, to: u64) {
-        if self.buffer.is_empty() && self.start == to {
-            self.start = from;
-        }
+    /// Goes on at the next block, and tells where that is.
+    pub(super) fn align(&mut self) -> Result<u64> {
+        self.skip(self.position().next_multiple_of(BLOCK) - self.position())?;
+        Ok(self.position())
     }
 
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -91,10 +84,32 @@ impl Output {
 
     /// Writes what is buffered.
     pub(super) fn flush(&mut self) -> Result<()> {
+        self.allocate(self.position());
         self.write_at(self.start, &self.buffer)?;
         self.start += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+
+    /// Asks for space up to `end` and a good piece beyond. That it cannot be had is no error yet: the write will tell.
+    fn allocate(&mut self, end: u64) {
+        if end <= self.allocated || end < BUFFER {
+            return;
+        }
+        let from = self.allocated.max(self.start);
+        let end = end.next_multiple_of(AHEAD);
+        let asked = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, end - from);
+        self.allocated = if asked.is_ok() { end } else { u64::MAX };
+    }
+
+    /// Gives the next `n` bytes back, as far as they were asked for: they become a hole.
+    fn free(&self, n: u64) {
+        let end = self.allocated.min(self.start + n);
+        if self.allocated != u64::MAX && end > self.start {
+            let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Without it they read as zeros too.
+            let _ = rustix::fs::fallocate(&self.file, how, self.start, end - self.start);
+        }
     }
 
     /// Everything up to the position exists, in whole blocks; returns how many.

@@ -11,8 +11,6 @@ pub(super) const LEN: u64 = BLOCKS as u64 * BLOCK;
 
 #[derive(Debug)]
 pub(super) struct Shelf {
-    /// Where it is in the image.
-    start: u64,
     bytes: Vec<u8>,
     used: [u16; BLOCKS],
     /// Blocks before this one are full.
@@ -20,19 +18,18 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(start: u64) -> Shelf {
-        Shelf { start, bytes: vec![0; LEN as usize], used: [0; BLOCKS], first: 0 }
+    /// One that has no room until it is [emptied](Shelf::empty).
+    pub(super) fn full() -> Shelf {
+        Shelf { bytes: vec![0; LEN as usize], used: [0; BLOCKS], first: BLOCKS }
     }
 
-    /// The same memory at another place.
-    pub(super) fn reuse(&mut self, start: u64) {
-        self.start = start;
-        self.bytes.fill(0);
+    pub(super) fn empty(&mut self) {
+        self.filled_mut().fill(0);
         self.used = [0; BLOCKS];
         self.first = 0;
     }
 
-    /// Finds room for `len` bytes within one block, at most a block; the offset in the image.
+    /// Finds room for `len` bytes within one block, at most a block; the offset on the shelf.
     pub(super) fn place(&mut self, len: u64) -> Option<u64> {
         let fits = |&used: &u16| u64::from(used) + len <= BLOCK;
         let block = self.first + self.used[self.first..].iter().position(fits)?;
@@ -41,22 +38,24 @@ impl Shelf {
         while self.first < BLOCKS - 1 && u64::from(self.used[self.first]) + SLOT > BLOCK {
             self.first += 1;
         }
-        Some(self.start + block as u64 * BLOCK + used)
+        Some(block as u64 * BLOCK + used)
     }
 
-    /// The bytes from an offset in the image on.
+    /// The bytes from an offset on.
     pub(super) fn at(&mut self, offset: u64) -> &mut [u8] {
-        &mut self.bytes[(offset - self.start) as usize..]
+        &mut self.bytes[offset as usize..]
     }
 
-    pub(super) fn start(&self) -> u64 {
-        self.start
+    /// Hands out the blocks that hold something, once: there is no room any more. Those behind them are empty.
+    pub(super) fn take(&mut self) -> Option<&[u8]> {
+        let full = std::mem::replace(&mut self.first, BLOCKS) == BLOCKS;
+        let filled = self.filled_mut();
+        (!full && !filled.is_empty()).then_some(filled)
     }
 
-    /// The blocks that hold something; those behind them are empty.
-    pub(super) fn filled(&self) -> &[u8] {
+    fn filled_mut(&mut self) -> &mut [u8] {
         let blocks = self.used.iter().position(|&used| used == 0).unwrap_or(BLOCKS);
-        &self.bytes[..blocks * BLOCK as usize]
+        &mut self.bytes[..blocks * BLOCK as usize]
     }
 }
 
@@ -66,22 +65,31 @@ mod tests {
 
     #[test]
     fn first_fit_within_blocks() {
-        let mut shelf = Shelf::new(BLOCK);
+        let mut shelf = Shelf::full();
+        assert_eq!(shelf.place(32), None);
+        shelf.empty();
+        assert_eq!(shelf.place(3000), Some(0));
         assert_eq!(shelf.place(3000), Some(4096));
-        assert_eq!(shelf.place(3000), Some(8192));
-        assert_eq!(shelf.place(1000), Some(4096 + 3008));
-        assert_eq!(shelf.place(100), Some(8192 + 3008));
-        assert_eq!(shelf.place(64), Some(4096 + 4032));
+        assert_eq!(shelf.place(1000), Some(3008));
+        assert_eq!(shelf.place(100), Some(4096 + 3008));
+        assert_eq!(shelf.place(64), Some(4032));
         assert_eq!(shelf.first, 1);
-        assert_eq!(shelf.filled().len(), 2 * 4096);
+        assert_eq!(shelf.filled_mut().len(), 2 * 4096);
         for block in 2..BLOCKS as u64 {
-            assert_eq!(shelf.place(BLOCK), Some(BLOCK + block * BLOCK));
+            assert_eq!(shelf.place(BLOCK), Some(block * BLOCK));
         }
         assert_eq!(shelf.place(2000), None);
-        assert_eq!(shelf.place(960), Some(8192 + 3136));
+        assert_eq!(shelf.place(960), Some(4096 + 3136));
         assert_eq!(shelf.place(32), None);
-        assert_eq!(shelf.filled().len() as u64, LEN);
-        shelf.reuse(0);
+        shelf.at(4096)[0] = 1;
+        assert_eq!(shelf.take().map(<[u8]>::len), Some(LEN as usize));
+        assert_eq!(shelf.take(), None);
+        shelf.empty();
         assert_eq!(shelf.place(32), Some(0));
+        shelf.at(0)[0] = 1;
+        assert_eq!(shelf.place(BLOCK), Some(4096));
+        assert_eq!(shelf.at(4096)[0], 0);
+        assert_eq!(shelf.take().map(<[u8]>::len), Some(2 * 4096));
+        assert_eq!(shelf.place(32), None);
     }
 }

@@ -92,11 +92,12 @@ impl Model {
         let mut writer = create(path)?;
         for i in 0..self.0.len() {
             if let What::File { seed, size } = self.0[i].what {
-                let entry = &self.0[i];
                 if pause == Some(i) {
+                    self.end_files(&mut writer)?;
                     writer.suspend()?;
                     writer = Writer::resume(path)?;
                 }
+                let entry = &self.0[i];
                 let nid = writer.file(&entry.metadata, &entry.xattrs, size as u64)?;
                 // Pieces of all lengths: within a block, over its border, larger than the buffer.
                 let (body, mut at, mut step) = (content(seed, size), 0, 1 + usize::from(seed));
@@ -108,7 +109,14 @@ impl Model {
                 self.0[i].nid = nid;
             }
         }
+        self.end_files(&mut writer)?;
         writer.finish(&*self)
+    }
+
+    fn end_files(&mut self, writer: &mut Writer) -> Result<(), crate::Error> {
+        writer.end_files()?;
+        self.0.iter_mut().for_each(|entry| entry.nid = writer.final_nid(entry.nid));
+        Ok(())
     }
 
     fn path(&self, entry: usize) -> PathBuf {

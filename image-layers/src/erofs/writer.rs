@@ -14,7 +14,11 @@ use super::{Metadata, Nid, Xattrs};
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(super) output: Output,
-    shelf: Option<Shelf>,
+    shelf: Shelf,
+    /// Where the shelves that were put into the image are.
+    shelves: Vec<u64>,
+    /// The first preliminary number.
+    base: Nid,
     /// What the file that was started last still lacks.
     body: Body,
     pub(super) identity: Identity,
@@ -28,12 +32,15 @@ struct Body {
     inline_at: u64,
 }
 
+/// Marks a number that was given out before the place was known. Without the mark it is below the final one, and unique.
+const PRELIMINARY: Nid = 1 << 63;
+
 impl Writer {
     /// Starts an image in a new, empty file, which `path` names in errors. It has to be on a file system that EROFS can
     /// be mounted from, which tmpfs is not. `uuid` identifies the file system; it should follow from the content.
     pub(crate) fn new(file: File, path: &Path, uuid: [u8; 16]) -> Writer {
         let identity = Identity { uuid, epoch: None };
-        Writer { output: Output::new(file, path, BLOCK), shelf: None, body: Body::default(), identity }
+        Writer::at(Output::new(file, path, BLOCK), identity)
     }
 
     /// Goes on with an image that was put aside by [`suspend`](Writer::suspend).
@@ -48,16 +55,22 @@ impl Writer {
         let output = Output::new(file, path, end);
         let mut first = vec![0; BLOCK as usize];
         output.read_at(0, &mut first)?;
-        Ok(Writer { output, shelf: None, body: Body::default(), identity: Identity::read(&first) })
+        Ok(Writer::at(output, Identity::read(&first)))
     }
 
-    /// Puts an unfinished image aside: nothing of it stays open or in memory.
+    fn at(output: Output, identity: Identity) -> Writer {
+        let base = output.position() / SLOT;
+        Writer { output, shelf: Shelf::full(), shelves: Vec::new(), base, body: Body::default(), identity }
+    }
+
+    /// Puts an unfinished image aside: nothing of it stays open or in memory, therefore preliminary numbers are to be
+    /// replaced before.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub(crate) fn suspend(mut self) -> Result<()> {
-        self.put_shelf()?;
+        self.end_files()?;
         self.output.end()?;
         let mut first = vec![0; BLOCK as usize];
         self.identity.write(&mut first);
@@ -65,7 +78,8 @@ impl Writer {
     }
 
     /// Starts a file whose `size` bytes follow by [`append`](Writer::append) and [`skip`](Writer::skip), before anything
-    /// else is written. It becomes part of the image if the tree has it in the end, with all its hard links.
+    /// else is written. It becomes part of the image if the tree has it in the end, with all its hard links. The number is
+    /// preliminary, see [`final_nid`](Writer::final_nid).
     ///
     /// # Errors
     ///
@@ -77,24 +91,24 @@ impl Writer {
         let head = Inode::len(short) + xattrs.len() as u64;
         let layout = Layout::new(size, head, BLOCK);
         let on_shelf = head <= BLOCK;
-        let place = if on_shelf { self.place(head + layout.inline)? } else { self.output.reserve(head)? };
+        let (nid, place) = if on_shelf { self.place(head + layout.inline)? } else { self.place_long()? };
         let mut data = 0;
         if layout.in_blocks() > 0 {
-            self.output.align()?;
-            data = block_number(self.output.position())?;
-            block_number(self.output.position().saturating_add(layout.in_blocks()))?;
+            let start = if on_shelf { self.output.align()? } else { place + head.next_multiple_of(BLOCK) };
+            data = block_number(start)?;
+            block_number(start.saturating_add(layout.in_blocks()))?;
         }
-        let nid = place / SLOT;
         let mode = 0o100000 | metadata.mode & 0o7777;
         let inode = Inode { short, mode, metadata: *metadata, xattrs: xattrs.len(), layout, data, links: 1 };
         let (bytes, len) = inode.encode(nid);
-        match &mut self.shelf {
-            Some(shelf) if on_shelf => {
-                let room = shelf.at(place);
-                room[..len].copy_from_slice(&bytes[..len]);
-                room[len..len + xattrs.len()].copy_from_slice(&xattrs);
-            }
-            _ => self.output.write_at(place, &[&bytes[..len], &xattrs].concat())?,
+        if on_shelf {
+            let room = self.shelf.at(place);
+            room[..len].copy_from_slice(&bytes[..len]);
+            room[len..len + xattrs.len()].copy_from_slice(&xattrs);
+        } else {
+            self.output.append(&bytes[..len])?;
+            self.output.append(&xattrs)?;
+            self.output.align()?;
         }
         self.body = Body { in_blocks: layout.in_blocks(), inline: layout.inline, inline_at: place + head };
         Ok(nid)
@@ -106,11 +120,9 @@ impl Writer {
         if !blocks.is_empty() {
             self.output.append(blocks)?;
         }
-        if let Some(shelf) = &mut self.shelf
-            && !tail.is_empty()
-        {
+        if !tail.is_empty() {
             debug_assert!(tail.len() as u64 <= self.body.inline, "more bytes than the file has");
-            shelf.at(self.body.inline_at)[..tail.len()].copy_from_slice(tail);
+            self.shelf.at(self.body.inline_at)[..tail.len()].copy_from_slice(tail);
             self.skip_inline(tail.len() as u64);
         }
         Ok(())
@@ -144,33 +156,50 @@ impl Writer {
             && u32::try_from(size).is_ok()
     }
 
-    /// Room for `len` bytes on the shelf, or else on a new one.
-    fn place(&mut self, len: u64) -> Result<u64> {
-        if let Some(place) = self.shelf.as_mut().and_then(|shelf| shelf.place(len)) {
-            return Ok(place);
-        }
-        self.put_shelf()?;
-        let start = self.output.reserve(shelf::LEN)?;
-        let shelf = match &mut self.shelf {
-            Some(shelf) => {
-                shelf.reuse(start);
-                shelf
+    /// Room for `len` bytes on the shelf, or else on a new one: the preliminary number and the offset on the shelf.
+    fn place(&mut self, len: u64) -> Result<(Nid, u64)> {
+        let place = match self.shelf.place(len) {
+            Some(place) => place,
+            None => {
+                self.end_files()?;
+                self.shelf.empty();
+                // There is always room on an empty shelf, nothing longer than a block comes here.
+                let what = || "an inode longer than a block".to_owned();
+                self.shelf.place(len).ok_or_else(|| Error::UnsupportedLayer { what: what() })?
             }
-            none => none.insert(Shelf::new(start)),
         };
-        // There is always room on an empty shelf, nothing longer than a block comes here.
-        shelf
-            .place(len)
-            .ok_or_else(|| Error::UnsupportedLayer { what: "an inode longer than a block".to_owned() })
+        let number = (self.shelves.len() as u64 * shelf::LEN + place) / SLOT;
+        Ok((PRELIMINARY | (self.base + number), place))
     }
 
-    /// Writes the shelf out.
-    pub(super) fn put_shelf(&mut self) -> Result<()> {
-        let Some(shelf) = &self.shelf else { return Ok(()) };
-        let (start, filled) = (shelf.start(), shelf.filled());
-        self.output.write_at(start, filled)?;
-        self.output.give_back(start + filled.len() as u64, start + shelf::LEN);
+    /// The place of an inode with more attributes than a shelf takes; it goes to the image at once.
+    fn place_long(&mut self) -> Result<(Nid, u64)> {
+        let place = self.output.align()?;
+        Ok((place / SLOT, place))
+    }
+
+    /// Brings all files into the image, so that their numbers are known. To be called before the image is put aside and
+    /// before numbers are kept for good.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn end_files(&mut self) -> Result<()> {
+        if let Some(bytes) = self.shelf.take() {
+            let start = self.output.align()?;
+            self.output.append(bytes)?;
+            self.shelves.push(start);
+        }
         Ok(())
+    }
+
+    /// What has become of a number that [`file`](Writer::file) returned, after [`end_files`](Writer::end_files).
+    pub(crate) fn final_nid(&self, nid: Nid) -> Nid {
+        if nid & PRELIMINARY == 0 {
+            return nid;
+        }
+        let place = ((nid & !PRELIMINARY) - self.base) * SLOT;
+        (self.shelves[(place / shelf::LEN) as usize] + place % shelf::LEN) / SLOT
     }
 
     /// Corrects the number of links of a file, which is on the disk already.

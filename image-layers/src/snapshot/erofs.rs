@@ -43,10 +43,11 @@ impl Snapshotter for Erofs {
         let path = scratch.join(CONTENT);
         let file = create(&path, OFlags::CREATE | OFlags::EXCL)?;
         let mut sink = Bodies { writer: Writer::new(file, &path, uuid(diff_id)) };
-        let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
+        let (mut tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
             stage(Reader::new(ahead, control.limits()), &mut sink, control)
         })?;
         check_diff_id(diff_id, digest)?;
+        sink.end(&mut tree)?;
         sink.writer.suspend()?;
         Ok(tree)
     }
@@ -54,6 +55,7 @@ impl Snapshotter for Erofs {
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, _: bool) -> Result<()> {
         let mut sink = Bodies { writer: Writer::resume(&scratch.join(CONTENT))? };
         settle(tree, below, &mut sink)?;
+        sink.end(tree)?;
         sink.writer.finish(&Names(tree))
     }
 
@@ -118,6 +120,15 @@ impl Bodies {
         let size = tree.node(id).size;
         let nid = self.writer.file(&metadata_of(tree, id), &xattrs_of(tree, id), size)?;
         tree.node_mut(id).data = nid;
+        Ok(())
+    }
+
+    /// Gives all files their final numbers.
+    fn end(&mut self, tree: &mut Tree) -> Result<()> {
+        self.writer.end_files()?;
+        for node in tree.nodes_mut().filter(|node| node.kind == NodeKind::File) {
+            node.data = self.writer.final_nid(node.data);
+        }
         Ok(())
     }
 }
