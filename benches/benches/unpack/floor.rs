@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -15,21 +15,28 @@ use sha2::{Digest, Sha256};
 
 use super::Result;
 
+/// Decoded bytes as they come; buffers go back by the sender.
+type Decoded = (Receiver<Vec<u8>>, Sender<Vec<u8>>);
+
 /// Decodes in a thread of its own; 64 buffers of 128 KiB are the ring.
-fn decoded(blob: &Path) -> Result<Receiver<Vec<u8>>> {
+fn decoded(blob: &Path) -> Result<Decoded> {
     let mut file = File::open(blob)?;
     let mut magic = [0; 4];
     file.read_exact(&mut magic)?;
     let file = File::open(blob)?;
-    let (send, receive) = sync_channel(64);
+    let (send, receive) = channel();
+    let (home, free) = channel();
+    for _ in 0..64 {
+        home.send(Vec::new())?;
+    }
     let mut reader: Box<dyn Read + Send> = if magic[..2] == [0x1f, 0x8b] {
         Box::new(flate2::read::MultiGzDecoder::new(file))
     } else {
         Box::new(zstd::Decoder::new(file)?)
     };
     thread::spawn(move || {
-        loop {
-            let mut buffer = vec![0; 128 << 10];
+        while let Ok(mut buffer) = free.recv() {
+            buffer.resize(128 << 10, 0);
             let mut len = 0;
             while len < buffer.len() {
                 match reader.read(&mut buffer[len..]) {
@@ -44,15 +51,17 @@ fn decoded(blob: &Path) -> Result<Receiver<Vec<u8>>> {
             }
         }
     });
-    Ok(receive)
+    Ok((receive, home))
 }
 
 /// Decoding and hashing alone.
 pub fn decode(blobs: &[PathBuf]) -> Result<()> {
     for blob in blobs {
         let mut digest = Sha256::new();
-        for buffer in decoded(blob)? {
+        let (buffers, home) = decoded(blob)?;
+        for buffer in buffers {
             digest.update(&buffer);
+            let _ = home.send(buffer);
         }
         std::hint::black_box(digest.finalize());
     }
@@ -61,7 +70,7 @@ pub fn decode(blobs: &[PathBuf]) -> Result<()> {
 
 /// A stream of the decoded bytes that hashes what passes.
 struct Stream {
-    buffers: Receiver<Vec<u8>>,
+    buffers: Decoded,
     current: Vec<u8>,
     at: usize,
     digest: Sha256,
@@ -70,7 +79,9 @@ struct Stream {
 impl Stream {
     fn some(&mut self, max: usize) -> Option<(usize, usize)> {
         if self.at == self.current.len() {
-            self.current = self.buffers.recv().ok()?;
+            // The decoder may have ended.
+            let _ = self.buffers.1.send(std::mem::take(&mut self.current));
+            self.current = self.buffers.0.recv().ok()?;
             self.at = 0;
             self.digest.update(&self.current);
         }

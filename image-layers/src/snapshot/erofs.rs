@@ -56,7 +56,11 @@ impl Snapshotter for Erofs {
         let mut sink = Bodies { writer: Writer::resume(&scratch.join(CONTENT))? };
         settle(tree, below, &mut sink)?;
         sink.end(tree)?;
-        sink.writer.finish(&Names(tree))
+        sink.writer.suspend()
+    }
+
+    fn seal(&self, tree: &Tree, scratch: &Path) -> Result<()> {
+        Writer::resume(&scratch.join(CONTENT))?.finish(&Names(tree))
     }
 
     fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {

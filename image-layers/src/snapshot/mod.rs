@@ -96,6 +96,11 @@ pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
     /// Completes a staged layer for its place above `below`.
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, umask_is_zero: bool) -> Result<()>;
 
+    /// Writes what follows from the settled tree alone, while the index is written.
+    fn seal(&self, _tree: &Tree, _scratch: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Sets up a container's writable layer in the empty directory `writable`.
     fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount>;
 

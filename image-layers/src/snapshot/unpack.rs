@@ -54,7 +54,11 @@ pub(crate) fn unpack(
     stage_all(&stage, jobs, |number, mut tree| {
         let (scratch, control) = &layers[number];
         in_our_thread(|umask_is_zero| backend.settle(&mut tree, &merged, scratch, umask_is_zero))?;
-        index::write(&tree, &scratch.join(index::FILE))?;
+        thread::scope(|scope| {
+            let index = scope.spawn(|| index::write(&tree, &scratch.join(index::FILE)));
+            backend.seal(&tree, scratch)?;
+            joined(index.join())
+        })?;
         let committed = commit(number, scratch)?;
         control.done();
         if number + 1 < layers.len() {
@@ -68,8 +72,12 @@ pub(crate) fn unpack(
 pub(super) fn in_our_thread<T: Send>(work: impl FnOnce(bool) -> T + Send) -> T {
     thread::scope(|scope| {
         let run = || work(crate::sys::private_umask());
-        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        joined(scope.spawn(run).join())
     })
+}
+
+fn joined<T>(result: thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Stages one layer into its scratch directory.
