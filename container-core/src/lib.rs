@@ -30,7 +30,7 @@ pub use cgroup;
 pub use error::{Error, Result};
 pub use features::features;
 pub use handle::{
-    Container, ContainerSummary, Created, End, Exec, ExecBuilder, Killer, MemoryShortage, Outcome, Output,
+    Change, ChangeKind, Container, ContainerSummary, Created, End, Exec, ExecBuilder, Killer, MemoryShortage, Outcome, Output,
     OutputStream, TimeLimit,
 };
 pub use hooks::{HookKind, HookState, run_hooks};

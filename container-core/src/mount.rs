@@ -27,11 +27,11 @@ impl Mount {
         }
     }
 
-    /// A directory or file of the host, with what is mounted below it: `rbind`, `rprivate`, `nosuid`, `nodev`.
+    /// A directory or file of the host, with what is mounted below it: `rbind`, `rprivate`, `rnosuid`, `rnodev`.
     ///
-    /// What an image's users could put there gets no privilege from it; take [`option`](Self::option)`("suid")` to allow it.
+    /// What an image's users could put there gets no privilege from it; take [`option`](Self::option)`("rsuid")` to allow it.
     pub fn bind(source: impl AsRef<Path>, destination: impl AsRef<Path>) -> Self {
-        Self::new("none", source, destination).options(["rbind", "rprivate", "nosuid", "nodev"])
+        Self::new("none", source, destination).options(["rbind", "rprivate", "rnosuid", "rnodev"])
     }
 
     /// An empty file system in memory: `nosuid`, `nodev`, mode 1777, and at most half of the memory unless

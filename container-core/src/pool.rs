@@ -1,18 +1,24 @@
 //! Containers prepared ahead, so that handing one out costs about an exec.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result};
-use crate::handle::{Container, Created, Outcome};
+use crate::handle::{Container, Created, Leftovers, Outcome};
 
 /// A number of containers with everything set up but the command, made again in the background as they are taken. Each is used
 /// once.
 ///
+/// A new one is made in the pauses between two uses, and what a container leaves (its control group, its mounts) is removed in the
+/// background: who asks for one waits for neither. Dropping the pool waits for both.
+///
 /// What differs from one use to the next goes in through standard input ([`Created::input`]) or as a file
-/// ([`Container::write_file`]) before the start. Dropping the pool takes down what is still in it; what was taken lives on.
+/// ([`Container::write_file`]) before the start. What was taken lives on
+/// when the pool is dropped.
 ///
 /// ```no_run
 /// use container_core::{Container, Pool, Stdio};
@@ -32,13 +38,27 @@ use crate::handle::{Container, Created, Outcome};
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    refill: Option<JoinHandle<()>>,
+    events: Sender<Event>,
+    keeper: Option<JoinHandle<()>>,
 }
 
+/// What the pool's thread is told.
 #[derive(Debug)]
+pub(crate) enum Event {
+    /// A container was taken out, or a failure was told.
+    Taken,
+    /// A container has ended that came of this pool.
+    Ended(Box<Leftovers>),
+    /// The pool is no longer wanted.
+    Closed,
+}
+
+/// Making a container and starting one get in each other's way in the kernel. So the next one is made when nothing has been taken
+/// for so long, or when half of them are gone.
+const LULL: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
 struct Shared {
-    builder: ContainerBuilder,
-    size: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -48,36 +68,71 @@ struct State {
     ready: VecDeque<Created>,
     /// Why the last one could not be made; the next to ask is told, and it is tried again.
     failed: Option<Error>,
-    closed: bool,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Keeps the pool full until it is closed.
-    fn refill(&self) {
+/// The pool's thread: keeps it full, and removes what its containers leave.
+struct Keeper {
+    builder: ContainerBuilder,
+    size: usize,
+    shared: Arc<Shared>,
+    to_self: Sender<Event>,
+}
+
+impl Keeper {
+    fn make(&self) -> Result<Created> {
+        let mut created = self.builder.create()?;
+        created.belongs_to(self.to_self.clone());
+        Ok(created)
+    }
+
+    fn keep_full(&self, events: &Receiver<Event>) {
+        let mut quiet_since = Instant::now();
         loop {
-            {
-                let full = |state: &mut State| {
-                    !state.closed && (state.failed.is_some() || state.ready.len() >= self.size)
-                };
-                let state =
-                    self.changed.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
-                if state.closed {
-                    return;
-                }
+            let (ready, failed) = {
+                let state = self.shared.state();
+                (state.ready.len(), state.failed.is_some())
+            };
+            let patience = if failed || ready >= self.size {
+                None
+            } else if ready < self.size.div_ceil(2) {
+                Some(Duration::ZERO)
+            } else {
+                Some(LULL.saturating_sub(quiet_since.elapsed()))
+            };
+            let event = match patience {
+                None => events.recv().ok(),
+                Some(patience) => match events.recv_timeout(patience) {
+                    Ok(event) => Some(event),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.add();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            match event {
+                Some(Event::Taken) => quiet_since = Instant::now(),
+                Some(Event::Ended(leftovers)) => drop(leftovers),
+                Some(Event::Closed) | None => return,
             }
-            let made = self.builder.create();
-            let mut state = self.state();
-            match made {
-                Ok(created) => state.ready.push_back(created),
-                Err(error) => state.failed = Some(error),
-            }
-            drop(state);
-            self.changed.notify_all();
         }
+    }
+
+    fn add(&self) {
+        let made = self.make();
+        let mut state = self.shared.state();
+        match made {
+            Ok(created) => state.ready.push_back(created),
+            Err(error) => state.failed = Some(error),
+        }
+        drop(state);
+        self.shared.changed.notify_all();
     }
 }
 
@@ -96,16 +151,17 @@ impl Pool {
                 "containers of a pool need names of their own: set none",
             ));
         }
+        let (events, received) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let keeper = Keeper { builder, size, shared: Arc::clone(&shared), to_self: events.clone() };
         // What is wrong with the description shows here and not in the background.
-        let first = builder.create()?;
-        let state = State { ready: VecDeque::from([first]), ..State::default() };
-        let shared = Arc::new(Shared { builder, size, state: Mutex::new(state), changed: Condvar::new() });
-        let refill = std::thread::Builder::new().name("container-pool".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.refill()
-        });
-        let refill = refill.map_err(|e| Error::io("start thread of", "pool", e))?;
-        Ok(Self { shared, refill: Some(refill) })
+        let first = keeper.make()?;
+        shared.state().ready.push_back(first);
+        let thread = std::thread::Builder::new().name("container-pool".to_owned());
+        let keeper = thread
+            .spawn(move || keeper.keep_full(&received))
+            .map_err(|e| Error::io("start thread of", "pool", e))?;
+        Ok(Self { shared, events, keeper: Some(keeper) })
     }
 
     /// Takes a container out; waits for the next when none is ready.
@@ -122,7 +178,7 @@ impl Pool {
             None => Err(state.failed.take().unwrap_or_else(|| Error::invalid("pool", "it is closed"))),
         };
         drop(state);
-        self.shared.changed.notify_all();
+        let _ = self.events.send(Event::Taken);
         taken
     }
 
@@ -150,11 +206,10 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.state().closed = true;
-        self.shared.changed.notify_all();
-        if let Some(refill) = self.refill.take() {
+        let _ = self.events.send(Event::Closed);
+        if let Some(keeper) = self.keeper.take() {
             // It makes one more at most, which goes with the others.
-            let _ = refill.join();
+            let _ = keeper.join();
         }
         self.shared.state().ready.clear();
     }

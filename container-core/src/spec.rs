@@ -103,6 +103,7 @@ impl ContainerBuilder {
         facts: &Facts,
         extras: &mut Extras,
     ) -> Result<Spec> {
+        extras.own_working_directory = true;
         let (image, root) = self.root(rootfs, extras)?;
         if let Some(size) = self.memory_layer() {
             layer_over(UpperLayer::Memory { size }, facts.privileged, root.path(), extras);

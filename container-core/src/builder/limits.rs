@@ -72,8 +72,9 @@ impl ContainerBuilder {
         self
     }
 
-    /// CPU time of all processes together after which [`run`](Self::run) kills the container. Default: none. Needs a control
-    /// group; checked every few milliseconds at the end, so it is exceeded by no more than that times the number of CPUs.
+    /// CPU time of all processes together after which [`run`](Self::run) kills the container. Default: none. Checked every few
+    /// milliseconds at the end, so it is exceeded by no more than that times the number of CPUs. Without a control group the
+    /// processes of the container's own pid namespace are added up (needs CONFIG_PROC_CHILDREN).
     pub fn cpu_time(mut self, time: Duration) -> Self {
         self.cpu_time = Some(time);
         self

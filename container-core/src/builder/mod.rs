@@ -272,7 +272,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// The working directory. Made when it is missing and the root can be written. Default: the image's, else `/`.
+    /// The working directory. A missing one is made, owned by the user of the command; in a root that is
+    /// [read-only](Self::read_only) that is an error (EROFS). Default: the image's, else `/`.
     #[doc(alias = "workdir")]
     pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.current_dir = Some(directory.as_ref().to_owned());

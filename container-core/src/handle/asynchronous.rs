@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -133,7 +134,9 @@ impl Container {
     pub async fn wait_async(&mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());
         ended(&self.core.process).await?;
-        self.wait()
+        // Ending what a first process without process ids of its own left behind takes its time.
+        let core = Arc::clone(&self.core);
+        blocking(move || core.last_word()).await
     }
 
     /// Async twin of [`finish`](Self::finish).
@@ -145,7 +148,10 @@ impl Container {
         while !self.core.process.has_ended() {
             match watch.step(&|| self.core.cpu_time())? {
                 Next::Wait(until) => any(&watch, &self.core.process, until).await?,
-                Next::Kill => self.core.kill_for_limit()?,
+                Next::Kill => {
+                    let core = Arc::clone(&self.core);
+                    blocking(move || core.kill_if_running()).await?;
+                }
             }
         }
         // Reading the last figures and taking everything down is a millisecond of system calls.
@@ -158,13 +164,13 @@ impl Container {
     /// As [`stop`](Self::stop).
     pub async fn stop_async(&mut self, grace: Duration) -> Result<ExitStatus> {
         drop(self.stdin.take());
-        self.core.process.signal(self.core.stop_signal)?;
-        let in_time = tokio::time::timeout(grace, ended(&self.core.process)).await;
-        if in_time.is_err() {
-            self.core.kill_for_limit()?;
-            ended(&self.core.process).await?;
+        let core = Arc::clone(&self.core);
+        blocking(move || core.ask_to_end()).await?;
+        if tokio::time::timeout(grace, ended(&self.core.process)).await.is_err() {
+            let core = Arc::clone(&self.core);
+            blocking(move || core.kill_if_running()).await?;
         }
-        self.wait()
+        self.wait_async().await
     }
 
     /// Async twin of [`remove`](Self::remove), which dropping is not: that takes a millisecond or two of the thread it

@@ -29,6 +29,9 @@ pub(crate) struct Collected {
     pub(crate) total: u64,
 }
 
+/// Bytes that one stream is read of before others get their turn.
+const TURN: u64 = 1 << 20;
+
 #[derive(Debug)]
 struct Source {
     pipe: Option<File>,
@@ -50,9 +53,13 @@ impl Source {
         Ok(Self { pipe, collected: Collected::default() })
     }
 
-    /// Reads until nothing is there. At end of file the pipe is closed.
+    /// Reads until nothing is there, or a turn's worth. At end of file the pipe is closed.
     fn drain(&mut self, limit: usize, scratch: &mut [u8]) -> io::Result<()> {
-        while let Some(pipe) = &mut self.pipe {
+        // A writer as fast as this reader must not keep it from its other duties.
+        let turn = self.collected.total + TURN;
+        while self.collected.total < turn
+            && let Some(pipe) = &mut self.pipe
+        {
             match pipe.read(scratch) {
                 Ok(0) => self.pipe = None,
                 Ok(count) => {
@@ -60,10 +67,6 @@ impl Source {
                     let room = limit - self.collected.bytes.len();
                     self.collected.bytes.extend_from_slice(&scratch[..count.min(room)]);
                     self.collected.cut |= count > room;
-                    if self.collected.cut && count == scratch.len() {
-                        // A writer that never stops must not keep this loop from its other duties.
-                        return Ok(());
-                    }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -182,6 +185,15 @@ mod tests {
         let (out, err) = capture.finish().unwrap();
         assert_eq!((out.bytes.len(), out.cut, out.total), (1000, true, 200 * 4096));
         assert!(err.bytes.is_empty());
+    }
+
+    #[test]
+    fn a_writer_that_never_stops_has_its_turn_and_no_more() {
+        let zero = File::open("/dev/zero").unwrap();
+        let mut source = Source { pipe: Some(zero), collected: Collected::default() };
+        source.drain(usize::MAX, &mut [0; 4096]).unwrap();
+        assert_eq!(source.collected.total, TURN);
+        assert!(source.pipe.is_some());
     }
 
     #[test]

@@ -16,6 +16,9 @@ use serde_json::{Map, Value};
 use super::start::Held;
 use super::{Bounds, Container, Core, Process, Resources, cgroup_error};
 use crate::error::{Error, Result};
+use crate::plan::LowerLayer;
+#[cfg(feature = "images")]
+use crate::plan::Rootfs;
 use crate::state::{self, CgroupDirectory, Entry, Record, StateDirectory, Status};
 
 /// The key of a record's `extra` that marks it as written here.
@@ -157,6 +160,21 @@ fn held(mark: &Mark) -> Held {
     }
 }
 
+/// The layers below a recorded writable layer.
+fn lower(mark: &Mark) -> Option<Vec<LowerLayer>> {
+    match &mark.layer {
+        #[cfg(feature = "images")]
+        Some((store, key)) => {
+            let layer = image_layers::Store::open_or_create(store).ok()?.layer(key).ok()?;
+            match Rootfs::try_from(layer.mount().clone()).ok()? {
+                Rootfs::Overlay { lower, .. } => Some(lower),
+                Rootfs::Directory { .. } => None,
+            }
+        }
+        _ => None,
+    }
+}
+
 /// Collects containers that were left and have ended since.
 fn collect_left() {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,6 +268,7 @@ impl Container {
             own_pids: mark.own_pids,
             sized_layer: false,
             skipped_limits: Vec::new(),
+            lower: lower(&mark),
         };
         let container = Self {
             stdin: None,

@@ -3,7 +3,7 @@
 //! The file is unlinked as soon as it is open and the device clears itself, so nothing is left however the container or the
 //! host program ends. Making the file system is left to `mke2fs`, which every distribution has.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -96,10 +96,22 @@ fn format(path: &Path) -> Result<()> {
 }
 
 fn mount(device: &str) -> std::io::Result<OwnedFd> {
-    let device = CString::new(device)?;
-    let context = sys::mount::fs_open(c"ext4").map(sys::fd::adopt)?;
+    mount_detached(c"ext4", device, crate::mount_options::attr::NODEV)
+}
+
+/// A layer that is an EROFS file, to be read.
+pub(super) fn erofs(file: &Path) -> std::io::Result<OwnedFd> {
+    // By a descriptor: the path may be longer than an option's value.
+    let image = File::open(file)?;
+    let attributes = crate::mount_options::attr::RDONLY | crate::mount_options::attr::NODEV;
+    mount_detached(c"erofs", &format!("/proc/self/fd/{}", image.as_raw_fd()), attributes)
+}
+
+fn mount_detached(kind: &CStr, source: &str, attributes: u64) -> std::io::Result<OwnedFd> {
+    let source = CString::new(source)?;
+    let context = sys::mount::fs_open(kind).map(sys::fd::adopt)?;
     let raw = context.as_raw_fd();
-    sys::mount::fs_set(raw, c"source", Some(&device))?;
-    let made = sys::mount::fs_create(raw, crate::mount_options::attr::NODEV)?;
+    sys::mount::fs_set(raw, c"source", Some(&source))?;
+    let made = sys::mount::fs_create(raw, attributes)?;
     Ok(sys::fd::adopt(made))
 }

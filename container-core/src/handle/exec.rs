@@ -210,6 +210,7 @@ impl ExecBuilder {
     fn describe(&self) -> Result<(SpecProcess, Extras)> {
         let mut process = self.core.spec.process().clone().unwrap_or_default();
         let mut extras = Extras::new(&*self.core.id);
+        extras.own_working_directory = true;
         if self.command.is_empty() {
             return Err(Error::invalid("command", "it is empty"));
         }

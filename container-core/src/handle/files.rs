@@ -126,11 +126,11 @@ impl Container {
         let mut so_far = PathBuf::new();
         let mut here = open_in(root, Path::new("/"), flags, 0).map_err(|e| Error::io("open", "/", e))?;
         for component in path.components() {
-            let Component::Normal(name) = component else {
-                if component == Component::ParentDir {
-                    so_far.pop();
-                }
-                continue;
+            let name = match component {
+                Component::Normal(name) => name,
+                // Up from wherever that is, as the kernel has it: the last component may have been a link.
+                Component::ParentDir => component.as_os_str(),
+                _ => continue,
             };
             so_far.push(name);
             here = match open_in(root, &so_far, flags, 0) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::capture::Collected;
 use super::exit::MemoryShortage;
 use super::process::{self, Next, Streams, Verdict, Watch};
-use super::{Container, Core, Outcome, Output};
-use crate::error::{Error, Result};
+use super::{Container, Core, Outcome, Output, tree};
+use crate::error::Result;
 
 impl Container {
     /// Collects what it writes, while waiting for its end. Standard input is closed, unless the builder has
@@ -29,7 +29,7 @@ impl Container {
         while !self.core.process.has_ended() {
             match watch.step(&|| self.core.cpu_time())? {
                 Next::Wait(until) => watch.wait(&self.core.process, until)?,
-                Next::Kill => self.core.kill_for_limit()?,
+                Next::Kill => self.core.kill_if_running()?,
             }
         }
         self.outcome(watch)
@@ -42,28 +42,24 @@ impl Container {
     }
 
     /// What is said in the end, read before the control group goes away. The container is taken down.
-    pub(crate) fn outcome(self, watch: Watch) -> Result<Outcome> {
+    pub(crate) fn outcome(mut self, watch: Watch) -> Result<Outcome> {
         let wall_time = self.core.process.started().elapsed();
         let status = self.core.process.wait()?;
         self.core.end_stragglers();
         let (out, err, verdict) = watch.finish()?;
         let outcome = self.core.outcome(status, wall_time, out, err, verdict);
         // What could not be removed must not cost the caller the answer.
-        let _ = self.remove();
+        let _ = self.clean();
         Ok(outcome)
     }
 }
 
 impl Core {
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        self.cgroup.as_ref().and_then(|group| group.cpu_usage().ok())
-    }
-
-    /// Kills for a limit; that it had just ended by itself is as good.
-    pub(crate) fn kill_for_limit(&self) -> Result<()> {
-        match self.kill(libc::SIGKILL) {
-            Ok(()) | Err(Error::NotRunning { .. }) => Ok(()),
-            Err(e) => Err(e),
+        match &self.cgroup {
+            Some(group) => group.cpu_usage().ok(),
+            None if self.own_pids => tree::cpu_time(self.process.pid),
+            None => None,
         }
     }
 
@@ -76,6 +72,7 @@ impl Core {
         verdict: Option<Verdict>,
     ) -> Outcome {
         let stats = self.cgroup.as_ref().and_then(|group| group.stats().ok()).unwrap_or_default();
+        let used = self.process.used();
         let stopped = status.signal().is_some_and(|signal| self.process.was_sent(signal));
         Outcome {
             end: process::end(status, verdict, stopped, shortage(&stats.memory)),
@@ -85,12 +82,11 @@ impl Core {
             stdout_cut: out.cut,
             stderr_cut: err.cut,
             wall_time,
-            cpu_time: stats.cpu.usage,
+            cpu_time: stats.cpu.usage.or(used.cpu),
             peak_memory: stats.memory.peak,
             oom_kills: stats.memory.oom_kills.unwrap_or(0),
             pids_limit_hits: stats.pids.limit_hits.unwrap_or(0),
-            bytes_written: (!stats.io.devices.is_empty())
-                .then(|| stats.io.devices.values().filter_map(|device| device.write_bytes).sum()),
+            bytes_written: used.written,
             skipped_limits: self.skipped_limits.clone(),
         }
     }

@@ -3,6 +3,7 @@
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod capture;
+mod changes;
 mod detach;
 mod disk;
 mod exec;
@@ -11,17 +12,20 @@ mod files;
 mod finish;
 mod process;
 mod start;
+mod tree;
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use rustix::process::Signal;
 
+pub use changes::{Change, ChangeKind};
 pub use detach::ContainerSummary;
 pub use exec::{Exec, ExecBuilder};
 pub use exit::{End, MemoryShortage, Outcome, Output, OutputStream, TimeLimit};
@@ -31,6 +35,7 @@ pub(crate) use process::{Bounds, Process};
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result};
+use crate::plan::LowerLayer;
 use crate::stdio::WindowSize;
 
 /// A container that was started.
@@ -65,6 +70,8 @@ pub(crate) struct Core {
     /// The writable layer is a file system of its own.
     pub(crate) sized_layer: bool,
     pub(crate) skipped_limits: Vec<String>,
+    /// The layers below the one that takes what the container writes, the topmost first; `None` when there is none.
+    pub(crate) lower: Option<Vec<LowerLayer>>,
 }
 
 /// What was made for a container and goes with it.
@@ -72,9 +79,15 @@ pub(crate) struct Core {
 pub(crate) struct Resources {
     /// The container's root directory, which keeps the mount alive after the processes are gone.
     root: OnceLock<OwnedFd>,
+    /// What stays mounted for a container without a mount namespace of its own.
+    root_mount: Option<crate::launch::RootMount>,
     layer: start::Held,
     disk: Option<disk::DiskLayer>,
     entry: Option<crate::state::Entry>,
+    /// Keeps the mounts in place until everything else is done: taking them down is not waited for by who waits for the end.
+    mounts: Option<OwnedFd>,
+    /// The pool it came of, which removes what it leaves.
+    pool: Option<Sender<crate::pool::Event>>,
     /// The container is somebody else's from now on, or was never ours.
     released: bool,
 }
@@ -145,9 +158,7 @@ impl Container {
     /// [`Error::StatusLost`] when another part of the program collected the status and this kernel keeps no second copy.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());
-        let status = self.core.process.wait()?;
-        self.core.end_stragglers();
-        Ok(status)
+        self.core.last_word()
     }
 
     /// The status, if the first process has ended.
@@ -274,7 +285,28 @@ impl Container {
         Ok(((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_blocks * stat.f_frsize))
     }
 
-    /// Ids of its processes, as the host program sees them.
+    /// Tells when something happens to it: it runs out of memory, is refused a process, or time is lost for want of a resource.
+    /// A descriptor for poll(2) and async runtimes, with a blocking `wait` of its own.
+    ///
+    /// ```no_run
+    /// # let container = container_core::Container::builder().rootfs("/srv/root").command(["true"]).spawn()?;
+    /// use container_core::cgroup::{Happened, Watched};
+    ///
+    /// let mut watch = container.events(Watched::OutOfMemory)?;
+    /// if let Ok(Some(Happened::OutOfMemory { kills })) = watch.wait(None) {
+    ///     println!("{} is short of memory, {kills} killed", container.id());
+    /// }
+    /// # Ok::<(), container_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a control group, [`Error::Cgroup`] where the kernel does not tell.
+    pub fn events(&self, watched: cgroup::Watched) -> Result<cgroup::Watch> {
+        self.core.group()?.watch(watched).map_err(cgroup_error)
+    }
+
+    /// Ids of its processes, as the host program sees them. Without a control group and without process ids of its own only the
+    /// first is known.
     ///
     /// # Errors
     /// [`Error::NotRunning`], [`Error::Cgroup`].
@@ -284,6 +316,7 @@ impl Container {
         }
         match &self.core.cgroup {
             Some(group) => group.processes().map_err(cgroup_error),
+            None if self.core.own_pids => Ok(tree::processes(self.core.process.pid)),
             None => Ok(vec![self.pid()]),
         }
     }
@@ -300,28 +333,24 @@ impl Container {
     pub fn remove(mut self) -> Result<()> {
         // Of an opened container too: there it is asked for in so many words.
         self.resources.released = false;
+        self.resources.pool = None;
         self.clean()
     }
 
-    fn clean(&mut self) -> Result<()> {
+    pub(crate) fn clean(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.resources.released, true) {
             return Ok(());
         }
-        let killed = match self.core.kill(libc::SIGKILL) {
-            Err(Error::NotRunning { .. }) => Ok(()),
-            other => other,
-        };
+        let killed = self.core.kill_if_running();
         // Whoever has collected the status: what counts is that the process is gone.
         let ended = match self.core.process.wait() {
             Ok(_) | Err(Error::StatusLost { .. }) => Ok(()),
             Err(e) => Err(e),
         };
         self.core.end_stragglers();
-        let removed = match &self.core.cgroup {
-            Some(group) => group.remove().map_err(cgroup_error),
-            None => Ok(()),
-        };
-        killed.and(ended).and(removed).and(self.resources.remove())
+        let mut resources = std::mem::take(&mut self.resources);
+        (self.resources.released, resources.released) = (true, false);
+        killed.and(ended).and(Leftovers { core: Arc::clone(&self.core), resources }.dispose())
     }
 }
 
@@ -332,18 +361,57 @@ impl Drop for Container {
     }
 }
 
+/// What is left of a container whose processes are gone. Dropping it removes that.
+#[derive(Debug)]
+pub(crate) struct Leftovers {
+    core: Arc<Core>,
+    resources: Resources,
+}
+
+impl Leftovers {
+    /// Removes it, or leaves that to the pool which the container came of.
+    fn dispose(mut self) -> Result<()> {
+        let Some(pool) = self.resources.pool.take() else { return self.remove() };
+        // A pool that is gone gives it back to be dropped.
+        let _ = pool.send(crate::pool::Event::Ended(Box::new(self)));
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.resources.released, true) {
+            return Ok(());
+        }
+        let group = match &self.core.cgroup {
+            Some(group) => group.remove().map_err(cgroup_error),
+            None => Ok(()),
+        };
+        group.and(self.resources.remove())
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
+}
+
 impl Resources {
     /// Removes layer and record.
     fn remove(&mut self) -> Result<()> {
         // The mount of the root goes first: the layer is in use while it is there.
         drop(self.root.take());
+        drop(self.mounts.take());
         self.disk = None;
+        let unmounted = match self.root_mount.take() {
+            Some(mount) => mount.unmount(),
+            None => Ok(()),
+        };
         let layer = std::mem::take(&mut self.layer).remove();
         let entry = match self.entry.take() {
             Some(entry) => entry.remove(),
             None => Ok(()),
         };
-        layer.and(entry)
+        unmounted.and(layer).and(entry)
     }
 }
 
@@ -424,17 +492,33 @@ impl Core {
     }
 
     pub(crate) fn stop(&self, grace: Duration) -> Result<ExitStatus> {
-        if self.process.signal(self.stop_signal)? {
-            if self.is_paused()? {
-                self.group()?.thaw().map_err(cgroup_error)?;
-            }
-            if self.process.wait_timeout(Some(grace))?.is_none() {
-                match self.kill(libc::SIGKILL) {
-                    Ok(()) | Err(Error::NotRunning { .. }) => {}
-                    Err(e) => return Err(e),
-                }
-            }
+        if self.ask_to_end()? && self.process.wait_timeout(Some(grace))?.is_none() {
+            self.kill_if_running()?;
         }
+        self.last_word()
+    }
+
+    /// Sends the stop signal, to a paused container too; `false` when it has ended.
+    pub(crate) fn ask_to_end(&self) -> Result<bool> {
+        if !self.process.signal(self.stop_signal)? {
+            return Ok(false);
+        }
+        if self.is_paused()? {
+            self.group()?.thaw().map_err(cgroup_error)?;
+        }
+        Ok(true)
+    }
+
+    /// Kills everything; that it had just ended by itself is as good.
+    pub(crate) fn kill_if_running(&self) -> Result<()> {
+        match self.kill(libc::SIGKILL) {
+            Ok(()) | Err(Error::NotRunning { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The status, and nobody is left.
+    pub(crate) fn last_word(&self) -> Result<ExitStatus> {
         let status = self.process.wait()?;
         self.end_stragglers();
         Ok(status)

@@ -14,6 +14,21 @@ use super::exit::{End, MemoryShortage, TimeLimit};
 use crate::error::{Error, Result};
 use crate::sys;
 
+/// What is known of a process that has ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    status: ExitStatus,
+    used: Used,
+}
+
+/// What a process and its descendants used, as far as the kernel tells the parent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) cpu: Option<Duration>,
+    /// Bytes that had to go to storage.
+    pub(crate) written: Option<u64>,
+}
+
 /// What a process is known by, shared by its handle and those who may kill it.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -21,15 +36,15 @@ pub(crate) struct Process {
     pub(crate) pidfd: OwnedFd,
     /// When the command was started.
     started: Mutex<Instant>,
-    status: Mutex<Option<ExitStatus>>,
+    end: Mutex<Option<Ended>>,
     /// The signals that were sent through a handle, one bit each.
     sent: AtomicU64,
 }
 
 impl Process {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
-        let status = Mutex::new(None);
-        Self { pid, pidfd, started: Mutex::new(Instant::now()), status, sent: AtomicU64::new(0) }
+        let started = Mutex::new(Instant::now());
+        Self { pid, pidfd, started, end: Mutex::new(None), sent: AtomicU64::new(0) }
     }
 
     /// The command starts only now.
@@ -43,25 +58,38 @@ impl Process {
 
     /// The status, if the process has ended.
     pub(crate) fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        let mut known = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some() {
-            return Ok(*known);
+        let mut known = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = &*known {
+            return Ok(Some(end.status));
         }
+        // Its directory in /proc goes with its status, and until then the number is its own.
+        let written = match sys::pidfd::is_collectable(self.pidfd.as_fd()) {
+            true => bytes_written(self.pid),
+            false => None,
+        };
         match sys::pidfd::collect(self.pidfd.as_fd()) {
-            Ok(status) => *known = status,
+            Ok(None) => return Ok(None),
+            Ok(Some(sys::pidfd::Collected { status, cpu })) => {
+                *known = Some(Ended { status, used: Used { cpu: Some(cpu), written } });
+            }
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => {
                 // Collected by somebody else, or no child of ours: an opened container. The descriptor tells whether it ended.
                 if !self.ended_within(Some(Duration::ZERO))? {
                     return Ok(None);
                 }
                 match sys::pidfd::exit_status(self.pidfd.as_fd()).or_else(|| self.status_after_collection()) {
-                    Some(status) => *known = Some(status),
+                    Some(status) => *known = Some(Ended { status, used: Used::default() }),
                     None => return Err(Error::StatusLost { pid: self.pid }),
                 }
             }
             Err(e) => return Err(Error::io("wait for", format!("process {}", self.pid), e)),
         }
-        Ok(*known)
+        Ok(known.map(|end| end.status))
+    }
+
+    /// What it used, once its status is known.
+    pub(crate) fn used(&self) -> Used {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).map(|end| end.used).unwrap_or_default()
     }
 
     /// The kernel gives the status to others only once the parent has collected it, which an init does at once. The descriptor
@@ -110,7 +138,7 @@ impl Process {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
             || self.ended_within(Some(Duration::ZERO)).unwrap_or(true)
     }
 
@@ -138,6 +166,12 @@ impl Process {
     pub(crate) fn was_sent(&self, signal: i32) -> bool {
         self.sent.load(Ordering::Relaxed) & 1 << (signal & 63) != 0
     }
+}
+
+/// What an ended process and its descendants had written to storage (`write_bytes` of proc_pid_io(5)).
+fn bytes_written(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
 }
 
 /// The host program's ends of a process's streams, not yet taken by anybody.

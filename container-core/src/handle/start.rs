@@ -1,8 +1,10 @@
 //! The verbs of the builder: what they make, in which order, and how it is taken down when a step fails.
 
 use std::io::{PipeReader, PipeWriter};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::DiskLayer;
@@ -92,6 +94,15 @@ impl Created {
     pub fn input(mut self, input: impl Into<Arc<[u8]>>) -> Self {
         self.container.bounds.input = Some(input.into());
         self
+    }
+
+    /// Its pool removes what it leaves.
+    pub(crate) fn belongs_to(&mut self, pool: Sender<crate::pool::Event>) {
+        let resources = &mut self.container.resources;
+        resources.pool = Some(pool);
+        resources.mounts = File::open(format!("/proc/{}/ns/mnt", self.container.core.process.pid))
+            .ok()
+            .map(OwnedFd::from);
     }
 
     /// Executes the command and follows it to its end, as [`ContainerBuilder::run`] does. Streams that are to be collected
@@ -268,6 +279,7 @@ impl ContainerBuilder {
                     cgroup: held.cgroup.take(),
                     terminal: held.terminal.take(),
                     skipped: std::mem::take(&mut held.skipped),
+                    root_mount: held.root_mount.take(),
                 };
                 Ok((running, Some(held)))
             })
@@ -481,7 +493,8 @@ impl Prepared {
                 return Err(if own_users { host::explain_user_namespaces(error) } else { error });
             }
         };
-        let launch::Running { pid, pidfd, cgroup, terminal, skipped, .. } = running;
+        let launch::Running { pid, pidfd, cgroup, terminal, skipped, root_mount, .. } = running;
+        resources.root_mount = root_mount;
         let in_memory =
             matches!(&extras.rootfs, Some(Rootfs::Overlay { upper: Some(UpperLayer::Memory { .. }), .. }));
         let core = Core {
@@ -493,6 +506,10 @@ impl Prepared {
             own_pids,
             sized_layer: resources.disk.is_some() || in_memory,
             skipped_limits: skipped,
+            lower: match extras.rootfs {
+                Some(Rootfs::Overlay { lower, .. }) => Some(lower),
+                _ => None,
+            },
         };
         let Streams { stdin, stdout, stderr } = ends.streams;
         let container =

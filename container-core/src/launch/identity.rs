@@ -151,6 +151,24 @@ pub(super) fn make_working_directory(context: &Context, path: &CStr) {
     let _ = target.map(fd::close);
 }
 
+/// Makes a missing working directory, which is then the user's: `ids`, or who was found by name.
+pub(super) fn make_own_working_directory(context: &Context, path: &CStr, ids: Option<(u32, u32)>) -> Done {
+    match super::path::open(context.scratch.root, path) {
+        Ok(there) => fd::close(there),
+        Err(Errno(libc::ENOENT)) => {
+            let made = super::path::make_directories(context.scratch.root, path)?;
+            let (uid, gid) = ids.unwrap_or((context.identity.uid, context.identity.gid));
+            // Where the id is not mapped, or the file system knows no owners, it stays root's.
+            let _ = fd::chown(made, uid, gid);
+            fd::close(made);
+        }
+        // Perhaps the user may enter what root of this namespace may not even look at.
+        Err(Errno(libc::EACCES)) => {}
+        Err(errno) => return Err(Failure::from(errno)),
+    }
+    Ok(())
+}
+
 /// Enters the working directory: either of root and the container's user may be the one who can. A directory reached by a magic
 /// link would be one of the host's.
 pub(super) fn enter_working_directory(context: &mut Context, path: &CStr, last: bool) -> Done {

@@ -37,6 +37,9 @@ pub struct Extras {
     pub controllers: cgroup::Controllers,
     /// Do not make a control group at all. Default: false.
     pub no_cgroup: bool,
+    /// A missing working directory is made for the user of the command, and where the container cannot be written that is an
+    /// error. Default: false: it is root's, and made before the root turns read-only, as OCI runtimes have it.
+    pub own_working_directory: bool,
 }
 
 impl Default for Extras {
@@ -56,6 +59,7 @@ impl Default for Extras {
             take_cgroup: false,
             controllers: cgroup::Controllers::ALL,
             no_cgroup: false,
+            own_working_directory: false,
         }
     }
 }

@@ -345,6 +345,11 @@ pub(crate) enum Operation {
     MakeWorkingDirectory {
         path: CString,
     },
+    /// Make a missing working directory for those ids (`None`: found by name), or fail.
+    MakeOwnWorkingDirectory {
+        path: CString,
+        ids: Option<(u32, u32)>,
+    },
     WorkingDirectory {
         path: CString,
         last: bool,
@@ -442,7 +447,9 @@ impl Operation {
             Self::AppArmor { .. } | Self::SeLinux { .. } => Step::SecurityLabel,
             Self::Seccomp { .. } => Step::Seccomp,
             Self::Umask { .. } => Step::Umask,
-            Self::MakeWorkingDirectory { .. } | Self::WorkingDirectory { .. } => Step::WorkingDirectory,
+            Self::MakeWorkingDirectory { .. }
+            | Self::MakeOwnWorkingDirectory { .. }
+            | Self::WorkingDirectory { .. } => Step::WorkingDirectory,
             Self::Home { .. } => Step::Identify,
             Self::Locate | Self::Exec => Step::Exec,
         }
@@ -546,7 +553,9 @@ impl Operation {
             Self::SeLinux { label } => format!("SELinux {}", text(label)),
             Self::Seccomp { program, .. } => format!("of {} instructions", program.filter.len()),
             Self::Umask { mask } => format!("{mask:04o}"),
-            Self::MakeWorkingDirectory { path } => format!("{} (made when missing)", text(path)),
+            Self::MakeWorkingDirectory { path } | Self::MakeOwnWorkingDirectory { path, .. } => {
+                format!("{} (made when missing)", text(path))
+            }
             Self::WorkingDirectory { path, .. } => text(path),
             Self::Home { uid } => format!("{uid} for HOME"),
             Self::BecomeRoot

@@ -49,8 +49,11 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     if by_name {
         inside.push(Operation::Await(Request::Identify));
     }
-    // The container's own was made before its root could turn read-only.
-    if !input.gate {
+    if extras.own_working_directory {
+        let ids = (!by_name).then_some((user.uid(), user.gid()));
+        inside.push(Operation::MakeOwnWorkingDirectory { path: cwd.clone(), ids });
+    } else if !input.gate {
+        // The container's own was made before its root could turn read-only.
         inside.push(Operation::MakeWorkingDirectory { path: cwd.clone() });
     }
     if process.terminal().unwrap_or(false) {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 /// `struct pidfd_info` of Linux 6.13, as far as it is needed here.
 #[repr(C)]
@@ -21,18 +22,44 @@ struct PidfdInfo {
 
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
+/// What the kernel tells about a child that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Collected {
+    pub(crate) status: ExitStatus,
+    /// CPU time of it and of all descendants that were waited for.
+    pub(crate) cpu: Duration,
+}
+
 /// Collects the status of a child that has ended; `None` while it runs.
 ///
 /// # Errors
 /// ECHILD when it is no child of this program, or somebody else in this program has collected its status.
-pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
-    // SAFETY: siginfo_t is plain data, for which zeroes are valid.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<Collected>> {
+    wait(pidfd, libc::WEXITED)
+}
+
+/// Has a child of this program ended, and nobody collected it? It stays uncollected.
+pub(crate) fn is_collectable(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(wait(pidfd, libc::WEXITED | libc::WNOWAIT), Ok(Some(_)))
+}
+
+fn wait(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Option<Collected>> {
+    // SAFETY: both are plain data, for which zeroes are valid.
+    let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
+    let options = options | libc::WNOHANG | libc::__WALL;
     loop {
-        // SAFETY: `info` is writable for the duration of the call.
-        let result =
-            unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &raw mut info, options) };
+        // The C library's waitid has no place for the usage.
+        // SAFETY: `info` and `usage` are writable for the duration of the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                pidfd.as_raw_fd(),
+                &raw mut info,
+                options,
+                &raw mut usage,
+            )
+        };
         if result == 0 {
             break;
         }
@@ -46,11 +73,14 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some(ExitStatus::from_raw(match info.si_code {
+    let status = ExitStatus::from_raw(match info.si_code {
         libc::CLD_EXITED => (status & 0xff) << 8,
         libc::CLD_DUMPED => status | 0x80,
         _ => status,
-    })))
+    });
+    let time =
+        |t: libc::timeval| Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64);
+    Ok(Some(Collected { status, cpu: time(usage.ru_utime) + time(usage.ru_stime) }))
 }
 
 /// The status of a process that has ended and was collected by whomever (Linux 6.15; `None` before).
@@ -102,8 +132,8 @@ mod tests {
         loop {
             let mut poll = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
             let _ = rustix::event::poll(&mut poll, None);
-            if let Some(status) = collect(pidfd.as_fd()).unwrap() {
-                return status;
+            if let Some(collected) = collect(pidfd.as_fd()).unwrap() {
+                return collected.status;
             }
         }
     }
