@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use container_core::launch::{self, Gate, Io};
+use cgroup::Cgroup;
+use container_core::launch::{self, Gate, Io, RootMount};
 use container_core::oci_spec::runtime::{BoxBuilder as ConsoleSizeBuilder, Hooks, Spec};
 use container_core::plan::{Extras, Facts, Plan};
 use container_core::state::{Entry, Record, Status};
@@ -24,19 +25,16 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
     give_activation(&mut bundle.spec);
     let console = console(&bundle.spec, options, true)?;
-    let (entry, creating) = reserve(context, options, &bundle)?;
+    let entry = reserve(context, options, &bundle)?;
     let made = plan(context, options, &bundle, false).and_then(|plan| {
+        let creating = intend(&entry, &bundle, &plan)?;
         let created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
-        publish(options, &entry, &creating, Process::of(created.pid, &created.pidfd, created.cgroup.as_ref()))
+        publish(options, &entry, &creating, Process::created(&created))?;
+        // One that was killed already, by a hook or from outside, is there to be asked for and deleted all the same.
+        let _ = created.detach();
+        Ok(())
     });
-    match made {
-        Ok(_) => Ok(()),
-        Err(failure) => {
-            record::unmount(&creating);
-            forget(entry);
-            Err(failure)
-        }
-    }
+    made.inspect_err(|_| forget(entry))
 }
 
 /// Sets a container up, runs it, and unless it is detached stays until it ends.
@@ -47,20 +45,27 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
     if !detach && console.is_none() {
         give_size(&mut bundle.spec);
     }
-    let (entry, creating) = reserve(context, options, &bundle)?;
+    let entry = reserve(context, options, &bundle)?;
     let relayed = !detach && console.is_none();
     // Before the start, so that no signal is lost.
     let signals = if detach { None } else { Some(Signals::block()?) };
     let started = plan(context, options, &bundle, relayed).and_then(|plan| {
-        let running = launch::spawn(&plan, io(options, console))?;
-        let process = Process::of(running.pid, &running.pidfd, running.cgroup.as_ref());
-        let record = publish(options, &entry, &creating, process)?;
+        let creating = intend(&entry, &bundle, &plan)?;
+        let io = io(options, console);
+        if plan.cgroup_path().is_none() {
+            // Without a control group nobody could find the process if this program were killed before the record is written: so
+            // the record comes first.
+            let created = launch::create(&plan, io, Gate::Held)?;
+            let record = publish(options, &entry, &creating, Process::created(&created))?;
+            return Ok((created.start()?, record));
+        }
+        let running = launch::spawn(&plan, io)?;
+        let record = publish(options, &entry, &creating, Process::running(&running))?;
         Ok((running, record))
     });
     let (running, record) = match started {
         Ok(started) => started,
         Err(failure) => {
-            record::unmount(&creating);
             forget(entry);
             return Err(failure);
         }
@@ -81,20 +86,23 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
 }
 
 /// Takes the name, and keeps the configuration.
-fn reserve(context: &Context, options: &Create, bundle: &Bundle) -> Result<(Entry, Record), Failure> {
+fn reserve(context: &Context, options: &Create, bundle: &Bundle) -> Result<Entry, Failure> {
     let entry = context.state.reserve(&options.id)?;
-    let creating = record::creating(&options.id, bundle);
-    let kept = entry.save_spec(&bundle.json).and_then(|()| {
-        // Hooks may ask for the state of the container that is being created.
-        if bundle.spec.hooks().is_some() { entry.save(&creating) } else { Ok(()) }
-    });
-    match kept {
-        Ok(()) => Ok((entry, creating)),
+    match entry.save_spec(&bundle.json) {
+        Ok(()) => Ok(entry),
         Err(error) => {
             forget(entry);
             Err(error.into())
         }
     }
+}
+
+/// Writes down what is going to be made: hooks may ask for the state of the container that is being created, and whoever deletes
+/// it after this program was killed in the middle has to know what there may be.
+fn intend(entry: &Entry, bundle: &Bundle, plan: &Plan) -> Result<Record, Failure> {
+    let creating = record::creating(entry.id(), bundle, plan);
+    entry.save(&creating)?;
+    Ok(creating)
 }
 
 fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> Result<Plan, Failure> {
@@ -172,12 +180,19 @@ fn give_size(spec: &mut Spec) {
 pub struct Process<'a> {
     pub pid: i32,
     pub pidfd: &'a OwnedFd,
-    pub cgroup: Option<&'a cgroup::Cgroup>,
+    pub cgroup: Option<&'a Cgroup>,
+    pub root_mount: Option<&'a RootMount>,
 }
 
 impl<'a> Process<'a> {
-    fn of(pid: i32, pidfd: &'a OwnedFd, cgroup: Option<&'a cgroup::Cgroup>) -> Self {
-        Self { pid, pidfd, cgroup }
+    fn created(created: &'a launch::Created) -> Self {
+        let launch::Created { pid, pidfd, cgroup, root_mount, .. } = created;
+        Self { pid: *pid, pidfd, cgroup: cgroup.as_ref(), root_mount: root_mount.as_ref() }
+    }
+
+    fn running(running: &'a launch::Running) -> Self {
+        let launch::Running { pid, pidfd, cgroup, root_mount, .. } = running;
+        Self { pid: *pid, pidfd, cgroup: cgroup.as_ref(), root_mount: root_mount.as_ref() }
     }
 
     /// Its pid and its descriptor, to where the client wants them.
@@ -199,7 +214,7 @@ fn publish(
     creating: &Record,
     process: Process<'_>,
 ) -> Result<Record, Failure> {
-    let published = record::with_process(creating.clone(), process.pid, process.cgroup).and_then(|record| {
+    let published = record::with_process(creating.clone(), &process).and_then(|record| {
         entry.save(&record)?;
         process.announce(options.pid_file.as_deref(), options.pidfd_socket.as_deref())?;
         Ok(record)
@@ -211,6 +226,9 @@ fn publish(
         if let Some(cgroup) = process.cgroup {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
+        }
+        if let Some(mount) = process.root_mount {
+            let _ = mount.unmount();
         }
     }
     published
@@ -225,15 +243,19 @@ fn forget(entry: Entry) {
 fn finish(
     context: &Context,
     record: &Record,
-    cgroup: Option<&cgroup::Cgroup>,
+    cgroup: Option<&Cgroup>,
     hooks: Option<&Hooks>,
 ) -> Result<(), Failure> {
     let id = &record.id;
-    let entry = match context.state.lock(id) {
-        Ok(entry) => entry,
-        Err(container_core::Error::NotFound { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
+    let found = match context.lock(id) {
+        Ok(found) => found,
+        Err(_) if !context.state.path().join(id).exists() => return Ok(()),
+        Err(failure) => return Err(failure),
     };
+    if found.record != *record {
+        // Deleted meanwhile, and the name is another container's now: it has the control group of that name, too.
+        return Ok(());
+    }
     if let Some(cgroup) = cgroup {
         // Without a pid namespace of the container's own there may be processes left.
         cgroup
@@ -241,8 +263,8 @@ fn finish(
             .and_then(|()| cgroup.remove())
             .map_err(|error| Failure::because(format!("remove the control group of {id}"), error))?;
     }
-    record::unmount(record);
-    entry.remove()?;
+    record::unmount(record)?;
+    found.entry.remove()?;
     if let Some(hooks) = hooks {
         poststop(context, hooks, record);
     }

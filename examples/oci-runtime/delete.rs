@@ -51,6 +51,11 @@ fn one(context: &Context, id: &str, force: bool) -> Result<(), Failure> {
 
 /// Ends a container and takes down what it leaves.
 pub fn destroy(context: &Context, found: Found) -> Result<(), Failure> {
+    if found.record.pid == 0 {
+        // Its creator was killed. The container never was: no hooks.
+        crate::record::clear_away(&found.record)?;
+        return Ok(found.entry.remove()?);
+    }
     kill_everything(&found)?;
     wait_for_end(&found)?;
     remove(context, found)
@@ -80,7 +85,7 @@ pub fn remove(context: &Context, found: Found) -> Result<(), Failure> {
     }
     let spec = found.entry.spec();
     let Found { entry, record } = found;
-    crate::record::unmount(&record);
+    crate::record::unmount(&record)?;
     entry.remove()?;
     if let Some(hooks) = spec.ok().as_ref().and_then(|spec| spec.hooks().as_ref()) {
         crate::create::poststop(context, hooks, &record);

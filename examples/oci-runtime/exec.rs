@@ -170,7 +170,7 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     let target = Target { pidfd: init.as_fd(), pid: found.record.pid, cgroup: cgroup.as_ref() };
     let io = Io { preserve: options.preserve_fds, console, ..Io::default() };
     let running = launch::exec(&target, &plan, io)?;
-    let announced = Process { pid: running.pid, pidfd: &running.pidfd, cgroup: None }
+    let announced = Process { pid: running.pid, pidfd: &running.pidfd, cgroup: None, root_mount: None }
         .announce(options.pid_file.as_deref(), options.pidfd_socket.as_deref());
     if let Err(failure) = announced {
         let _ = container_core::signal(&running.pidfd, nix::sys::signal::Signal::SIGKILL as i32);

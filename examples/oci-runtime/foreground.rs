@@ -48,7 +48,8 @@ pub fn attend(pidfd: BorrowedFd<'_>, signals: &Signals, mut terminal: Option<Rel
     loop {
         let mut polled =
             vec![PollFd::new(pidfd, PollFlags::POLLIN), PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
-        if let Some(relay) = &terminal {
+        // A terminal that nobody has open any more always has something to tell: it is not asked again.
+        if let Some(relay) = terminal.as_ref().filter(|relay| relay.open) {
             polled.push(PollFd::new(relay.master.as_fd(), relay.wanted()));
             if relay.takes_input() {
                 polled.push(PollFd::new(relay.input.as_fd(), PollFlags::POLLIN));
@@ -136,11 +137,7 @@ impl Relay {
     }
 
     fn wanted(&self) -> PollFlags {
-        match (self.open, self.pending.is_empty()) {
-            (false, _) => PollFlags::empty(),
-            (true, true) => PollFlags::POLLIN,
-            (true, false) => PollFlags::POLLIN | PollFlags::POLLOUT,
-        }
+        if self.pending.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
     }
 
     fn turn(&mut self, master: bool, input: bool) {

@@ -1,13 +1,20 @@
 //! What is kept about a container, and its control group found again.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
-use cgroup::{Cgroup, Hierarchy};
+use cgroup::{Cgroup, CgroupPath, Hierarchy};
+use container_core::Plan;
+use container_core::launch::RootMount;
 use container_core::oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use container_core::state::{CgroupDirectory, Record, rfc3339, start_time};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bundle::Bundle;
 use crate::context::sorted;
+use crate::create::Process;
 use crate::failure::Failure;
 
 /// In the record: the container has a pid namespace of its own, so that everything in it ends with the first process.
@@ -25,35 +32,55 @@ fn own_pid_namespace(spec: &Spec) -> bool {
     namespaces.is_some_and(|namespaces| namespaces.iter().any(own))
 }
 
-/// In the record: the container was set up in somebody else's mount namespace, where its mounts lie on its root directory.
-const FOREIGN_MOUNTS: &str = "foreignMounts";
+/// In the record: the mount that the root is in, for a container without a mount namespace of its own.
+const ROOT_MOUNT: &str = "rootMount";
 
-fn own_mount_namespace(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own = |namespace: &LinuxNamespace| {
-        namespace.typ() == LinuxNamespaceType::Mount && namespace.path().is_none()
-    };
-    namespaces.is_some_and(|namespaces| namespaces.iter().any(own))
+/// In the record of a container that is being created: the control group it is going to get. Only where what is in there then
+/// can be nobody else's.
+const INTENDED_CGROUP: &str = "intendedCgroup";
+
+/// In the record of a container that is being created and leaves its root mounted: what was at the root directory before.
+const ROOT_BEFORE: &str = "rootBefore";
+
+/// A directory, and the mount it is in.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    device: u64,
+    inode: u64,
+    mount: RootMount,
 }
 
-/// Takes away what a container without a mount namespace of its own has mounted in ours.
-pub fn unmount(record: &Record) {
-    if !record.extra.contains_key(FOREIGN_MOUNTS) {
-        return;
+impl Place {
+    fn at(path: &Path) -> Option<Self> {
+        let directory = std::fs::metadata(path).ok()?;
+        Some(Self { device: directory.dev(), inode: directory.ino(), mount: RootMount::at(path)? })
     }
-    // All mounts below go along. Where the container joined another mount namespace nothing is mounted here.
-    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
-    let _ = rustix::mount::unmount(&record.rootfs, flags);
 }
 
-/// The record of a container that has no process yet.
-pub fn creating(id: &str, bundle: &Bundle) -> Record {
+fn read<T: serde::de::DeserializeOwned>(record: &Record, key: &str) -> Option<T> {
+    serde_json::from_value(record.extra.get(key)?.clone()).ok()
+}
+
+fn note(record: &mut Record, key: &str, value: impl Serialize) {
+    // Texts, numbers and paths that are UTF-8: the bundle's configuration had them.
+    if let Ok(value) = serde_json::to_value(value) {
+        record.extra.insert(key.to_owned(), value);
+    }
+}
+
+/// Takes away what a container without a mount namespace of its own has mounted in ours, and nothing else.
+pub fn unmount(record: &Record) -> Result<(), Failure> {
+    match read::<RootMount>(record, ROOT_MOUNT) {
+        Some(mount) => mount.unmount().map_err(Failure::from),
+        None => Ok(()),
+    }
+}
+
+/// The record of a container that has no process yet, with what there may be to remove if its creator is killed.
+pub fn creating(id: &str, bundle: &Bundle, plan: &Plan) -> Record {
     let mut extra = serde_json::Map::new();
     extra.insert(PID_NAMESPACE.to_owned(), own_pid_namespace(&bundle.spec).into());
-    if !own_mount_namespace(&bundle.spec) {
-        extra.insert(FOREIGN_MOUNTS.to_owned(), true.into());
-    }
-    Record {
+    let mut record = Record {
         oci_version: bundle.spec.version().clone(),
         id: id.to_owned(),
         pid: 0,
@@ -67,17 +94,67 @@ pub fn creating(id: &str, bundle: &Bundle) -> Record {
         annotations: sorted(bundle.spec.annotations().as_ref()),
         cgroups: Vec::new(),
         extra,
+    };
+    if let Some(path) = plan.cgroup_path()
+        && intended(path).is_ok_and(|group| group.is_none_or(|group| is_empty(&group)))
+    {
+        note(&mut record, INTENDED_CGROUP, path);
+    }
+    if plan.leaves_root()
+        && let Some(place) = Place::at(&record.rootfs)
+    {
+        note(&mut record, ROOT_BEFORE, place);
+    }
+    record
+}
+
+/// The control group `path` of the specification, if it is there, as one to be removed.
+fn intended(path: &str) -> Result<Option<Cgroup>, cgroup::Error> {
+    let hierarchy = Hierarchy::discover()?;
+    let found = Cgroup::open(&hierarchy, &CgroupPath::new(path)?).and_then(|group| {
+        Cgroup::adopt_directories(&hierarchy, group.directories().map(|(_, directory)| directory))
+    });
+    match found {
+        Ok(group) => Ok(Some(group)),
+        Err(cgroup::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
+fn is_empty(group: &Cgroup) -> bool {
+    group.processes().is_ok_and(|processes| processes.is_empty())
+}
+
+/// Takes down what the creator of a container made before it was killed. Nobody is at it any more: the caller has the lock.
+pub fn clear_away(record: &Record) -> Result<(), Failure> {
+    let because = |error| Failure::because(format!("remove what is left of {}", record.id), error);
+    if let Some(path) = read::<String>(record, INTENDED_CGROUP)
+        && let Some(group) = intended(&path).map_err(because)?
+    {
+        group.kill().and_then(|()| group.remove()).map_err(because)?;
+    }
+    // The same directory in another mount is the container's root, mounted on itself. Another directory is somebody else's mount.
+    if let Some(before) = read::<Place>(record, ROOT_BEFORE)
+        && let Some(now) = Place::at(&record.rootfs)
+        && (now.device, now.inode) == (before.device, before.inode)
+        && now.mount != before.mount
+    {
+        now.mount.unmount()?;
+    }
+    Ok(())
+}
+
 /// `record`, now with the first process and its control group.
-pub fn with_process(record: Record, pid: i32, cgroup: Option<&Cgroup>) -> Result<Record, Failure> {
-    Ok(Record {
-        pid,
-        start_time: start_time(pid)?,
-        cgroups: cgroup.map(directories).unwrap_or_default(),
-        ..record
-    })
+pub fn with_process(mut record: Record, process: &Process<'_>) -> Result<Record, Failure> {
+    record.extra.remove(INTENDED_CGROUP);
+    record.extra.remove(ROOT_BEFORE);
+    if let Some(mount) = process.root_mount {
+        note(&mut record, ROOT_MOUNT, mount);
+    }
+    record.pid = process.pid;
+    record.start_time = start_time(process.pid)?;
+    record.cgroups = process.cgroup.map(directories).unwrap_or_default();
+    Ok(record)
 }
 
 fn directories(cgroup: &Cgroup) -> Vec<CgroupDirectory> {

@@ -261,6 +261,9 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         Operation::Seccomp { program, listener } => seccomp(context, program, *listener)?,
         Operation::Umask { mask } => cred::set_umask(*mask),
         Operation::MakeWorkingDirectory { path } => identity::make_working_directory(context, path),
+        Operation::MakeOwnWorkingDirectory { path, ids } => {
+            identity::make_own_working_directory(context, path, *ids)?
+        }
         Operation::WorkingDirectory { path, last } => {
             identity::enter_working_directory(context, path, *last)?
         }
@@ -453,7 +456,8 @@ fn gate(context: &mut Context) -> Done {
         GateKind::Open => {}
         GateKind::Held => ask(context, Request::Ready)?,
         GateKind::Socket(listener) => {
-            socket::send(context.channel, &protocol::request(Request::Ready), None)?;
+            // Until the creator says that others can find this process. It ends when the creator does before.
+            ask(context, Request::Ready)?;
             fd::close(context.channel);
             // From here on whoever connects and gives the order is the parent.
             context.channel = loop {

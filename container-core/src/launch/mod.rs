@@ -16,6 +16,7 @@ mod maps;
 mod path;
 mod program;
 mod protocol;
+mod root_mount;
 mod rootfs;
 mod serve;
 mod shield;
@@ -26,6 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use gate::release;
+pub use root_mount::RootMount;
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -61,9 +63,9 @@ pub struct Io {
 pub enum Gate {
     /// This process gives the order, by [`Created::start`]; if it ends before, the container does too.
     Held,
-    /// Whoever calls [`release`] with this path does, from any process. The path is made here, as a Unix socket, and the container
-    /// waits on when the creator ends. Its directory may have any length; the socket is removed by the one who made the
-    /// directory.
+    /// Whoever calls [`release`] with this path does, from any process. The path is made here, as a Unix socket. Its directory
+    /// may have any length; the socket is removed by the one who made the directory. The container waits on when the creator
+    /// ends, from [`Created::detach`] on: before, nobody else may know of it.
     Socket(PathBuf),
 }
 
@@ -81,6 +83,9 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
     /// Limits that this host could not set, where they were asked for as best effort.
     pub skipped: Vec<String>,
+    /// What stays mounted in the calling process's namespace, for a container without a mount namespace of its own: to be
+    /// unmounted when it has ended.
+    pub root_mount: Option<RootMount>,
 }
 
 /// A process with everything set up that waits for the order to execute its command.
@@ -97,7 +102,12 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// As in [`Running`].
     pub skipped: Vec<String>,
-    held: Option<(OwnedFd, Plan)>,
+    /// As in [`Running`].
+    pub root_mount: Option<RootMount>,
+    /// The process ends when this is closed without a word.
+    channel: Option<OwnedFd>,
+    /// What there is to do at the start, when this process gives the order.
+    plan: Option<Plan>,
 }
 
 /// A running container to start one more process in.
@@ -126,22 +136,19 @@ pub fn spawn(plan: &Plan, io: Io) -> Result<Running> {
 /// # Errors
 /// As [`spawn`]; that the command is not there or may not be executed shows here already.
 pub fn create(plan: &Plan, io: Io, gate: Gate) -> Result<Created> {
-    let (started, held) = match &gate {
-        Gate::Held => {
-            let (started, channel) = start(plan, io, GateKind::Held, None)?;
-            (started, channel.map(|channel| (channel, plan.clone())))
-        }
+    let ((started, channel), plan) = match &gate {
+        Gate::Held => (start(plan, io, GateKind::Held, None)?, Some(plan.clone())),
         Gate::Socket(path) => {
             let listener = gate::listen(path)?;
             let started = start(plan, io, GateKind::Socket(listener.as_raw_fd()), None);
             if started.is_err() {
                 let _ = std::fs::remove_file(path);
             }
-            (started?.0, None)
+            (started?, None)
         }
     };
-    let Running { pid, pidfd, cgroup, terminal, skipped } = started;
-    Ok(Created { pid, pidfd, cgroup, terminal, skipped, held })
+    let Running { pid, pidfd, cgroup, terminal, skipped, root_mount } = started;
+    Ok(Created { pid, pidfd, cgroup, terminal, skipped, root_mount, channel, plan })
 }
 
 /// Starts one more process in a running container, by a plan made with [`Plan::exec`].
@@ -159,7 +166,7 @@ impl Created {
     /// # Errors
     /// As [`spawn`], and [`Error::Invalid`] for one made with [`Gate::Socket`]: that is started with [`release`].
     pub fn start(mut self) -> Result<Running> {
-        let Some((channel, plan)) = self.held.take() else {
+        let Some((channel, plan)) = self.channel.take().zip(self.plan.take()) else {
             return Err(Error::invalid(
                 "start",
                 "the container waits at a socket: use release with its path",
@@ -175,10 +182,26 @@ impl Created {
             if let Some(cgroup) = &self.cgroup {
                 let _ = cgroup.remove();
             }
+            if let Some(mount) = &self.root_mount {
+                let _ = mount.unmount();
+            }
             return Err(error);
         }
-        let Self { pid, pidfd, cgroup, terminal, skipped, .. } = self;
-        Ok(Running { pid, pidfd, cgroup, terminal, skipped })
+        let Self { pid, pidfd, cgroup, terminal, skipped, root_mount, .. } = self;
+        Ok(Running { pid, pidfd, cgroup, terminal, skipped, root_mount })
+    }
+
+    /// Lets the container wait for its start without this process. For a container made with [`Gate::Socket`]; one that is
+    /// dropped without it ends. To be called when whatever others find the container by is in its place: so a creator that is
+    /// killed in the middle leaves no process that nobody knows of.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] when the process has ended meanwhile, and [`Error::Invalid`] for one made with [`Gate::Held`].
+    pub fn detach(self) -> Result<()> {
+        match (&self.channel, &self.plan) {
+            (Some(channel), None) => gate::order(channel),
+            _ => Err(Error::invalid("detach", "the container waits for the order of this process")),
+        }
     }
 }
 
@@ -202,7 +225,16 @@ fn start(
     target: Option<&Target<'_>>,
 ) -> Result<(Running, Option<OwnedFd>)> {
     let cgroup = cgroups::make(plan.cgroup.as_ref())?;
-    let started = start_in(plan, io, gate, target, &cgroup);
+    let mut root_mount = None;
+    let started = Wiring::new(plan, io, gate, target).and_then(|mut wiring| {
+        let started = start_in(plan, &mut wiring, gate, target, &cgroup);
+        match &plan.root_stays_at {
+            Some(path) if started.is_ok() => root_mount = RootMount::of(wiring.root(), path),
+            Some(_) => drop(root_mount::detach(wiring.root())),
+            None => {}
+        }
+        started
+    });
     if started.is_err()
         && let Some(made) = &cgroup.group
     {
@@ -210,7 +242,7 @@ fn start(
         let _ = made.remove();
     }
     let (pid, pidfd, terminal, channel) = started?;
-    let running = Running { pid, pidfd, cgroup: cgroup.group, terminal, skipped: cgroup.skipped };
+    let running = Running { pid, pidfd, cgroup: cgroup.group, terminal, skipped: cgroup.skipped, root_mount };
     Ok((running, channel))
 }
 
@@ -218,12 +250,11 @@ type Started = (i32, OwnedFd, Option<OwnedFd>, Option<OwnedFd>);
 
 fn start_in(
     plan: &Plan,
-    io: Io,
+    wiring: &mut Wiring,
     gate: GateKind,
     target: Option<&Target<'_>>,
     cgroup: &cgroups::Made,
 ) -> Result<Started> {
-    let mut wiring = Wiring::new(plan, io, gate, target)?;
     let entry = match (target.and_then(|target| target.cgroup), &cgroup.group) {
         (Some(group), _) | (None, Some(group)) => Some(group.entry().map_err(cgroups::error)?),
         (None, None) => None,

@@ -3,7 +3,7 @@
 //! | process                       | parent                                                            |
 //! |-------------------------------|-------------------------------------------------------------------|
 //! | a [`Request`], maybe with a descriptor | does it, answers with the same number                    |
-//! | [`Request::Ready`], waits     | `create` returns; whoever releases the gate answers                |
+//! | [`Request::Ready`], waits     | `create` returns; answers to start it, or to let it wait at a socket without this process |
 //! | [`Request::Executing`]        | from here on an end of file means that exec worked                |
 //! | a failure record, then ends   | reaps it, takes everything down, returns the error                |
 //! | end of file                   | the command runs (or the process was killed)                      |

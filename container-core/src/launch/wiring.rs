@@ -7,7 +7,7 @@ use super::identity::Identity;
 use super::{Io, Target, failure, maps, program, raise};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::plan::operation::PROC;
+use crate::plan::operation::{PROC, ROOT};
 use crate::step::Step;
 use crate::sys::fd;
 
@@ -111,6 +111,11 @@ impl Wiring {
             identity: Identity::new(),
             scratch: Scratch::new(),
         }
+    }
+
+    /// The root, as it was opened before the clone; -1 when it was not.
+    pub(super) fn root(&self) -> i32 {
+        self.slots[ROOT]
     }
 
     /// The parent's and the process's end of the channel. The second is closed once the process has a copy.

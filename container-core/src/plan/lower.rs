@@ -113,8 +113,10 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         inside.push(Operation::Await(Request::CreateHooks));
     }
     rootfs::sysctls(spec, &namespaces, &mut inside)?;
-    let cwd = c_string("process.cwd", process.cwd().as_os_str())?;
-    inside.push(Operation::MakeWorkingDirectory { path: cwd });
+    if !extras.own_working_directory {
+        let path = c_string("process.cwd", process.cwd().as_os_str())?;
+        inside.push(Operation::MakeWorkingDirectory { path });
+    }
     rootfs::finish(spec, extras, isolated, &namespaces, &mut inside)?;
     let start_hooks = !hooks.start_container.is_empty();
     process::lower(
@@ -137,6 +139,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         clone_flags,
         isolated,
         privileged: facts.privileged,
+        root_stays_at: rootfs::stays_at(spec, extras, &namespaces),
         // Between a change of credentials and exec, the shared memory must be out of reach for processes that are there already:
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
         may_share_memory: !namespaces.needs_two_stages()

@@ -20,6 +20,7 @@ mod services;
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 pub use extras::{Extras, LowerLayer, Rootfs, UpperLayer};
 pub use facts::Facts;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub(crate) isolated: bool,
     /// The caller may mount.
     pub(crate) privileged: bool,
+    /// Where the root stays mounted in the caller's namespace, for a container without a mount namespace of its own.
+    pub(crate) root_stays_at: Option<PathBuf>,
     /// The process may share the host program's memory until it executes the command.
     pub(crate) may_share_memory: bool,
     /// User namespaces to make for idmapped mounts.
@@ -95,6 +98,7 @@ impl Plan {
             clone_flags: 0,
             isolated: false,
             privileged: false,
+            root_stays_at: None,
             may_share_memory: false,
             idmaps: Vec::new(),
             cgroup: None,
@@ -110,6 +114,17 @@ impl Plan {
     /// [`Error::Unsupported`] where the facts rule it out.
     pub fn new(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Self> {
         lower::container(spec, extras, facts)
+    }
+
+    /// The control group that the launch makes, as the specification or the container's name has it: absolute, or below the
+    /// caller's own. `None` when it makes none, or may leave it out because nothing is limited and the caller may make none.
+    pub fn cgroup_path(&self) -> Option<&str> {
+        self.cgroup.as_ref().filter(|request| !request.optional).map(|request| request.path.as_str())
+    }
+
+    /// Whether the root stays mounted in the caller's mount namespace after the container: it has none of its own.
+    pub fn leaves_root(&self) -> bool {
+        self.root_stays_at.is_some()
     }
 
     /// Lowers one more process of a running container, described by `container`, its spec.

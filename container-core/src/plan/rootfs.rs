@@ -1,6 +1,7 @@
 //! The root: where it is attached, what is hidden in it, how it becomes `/`.
 
 use std::ffi::CString;
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 
@@ -19,12 +20,21 @@ pub(super) fn attach(spec: &Spec, extras: &Extras, isolated: bool) -> Result<Ope
     if isolated {
         return Ok(Operation::AttachRoot { path: LAUNCHER_ROOT.to_owned() });
     }
-    let place = match (&extras.rootfs, spec.root()) {
+    Ok(Operation::AttachRoot { path: c_string("root.path", place(spec, extras).as_os_str())? })
+}
+
+/// The root directory on the host.
+fn place(spec: &Spec, extras: &Extras) -> PathBuf {
+    match (&extras.rootfs, spec.root()) {
         (Some(Rootfs::Directory { source, .. }), _) => source.clone(),
         (None, Some(root)) => extras.bundle.join(root.path()),
-        _ => std::path::PathBuf::from("/"),
-    };
-    Ok(Operation::AttachRoot { path: c_string("root.path", place.as_os_str())? })
+        _ => PathBuf::from("/"),
+    }
+}
+
+/// Where the root stays mounted in the caller's mount namespace when the container is gone: it had none of its own.
+pub(super) fn stays_at(spec: &Spec, extras: &Extras, namespaces: &Namespaces) -> Option<PathBuf> {
+    (!namespaces.contains(MOUNT)).then(|| place(spec, extras))
 }
 
 /// Hides, freezes and enters the root. Paths are hidden after the mounts they may lie in, and before the root is entered, so

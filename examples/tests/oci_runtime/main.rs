@@ -1,0 +1,8 @@
+//! What the example `oci-runtime` promises to whoever drives it. `OCI_RUNTIME=PATH` tests another build of it.
+
+mod cases;
+mod crashes;
+mod lifecycle;
+mod mounts;
+mod support;
+mod together;
