@@ -50,7 +50,8 @@ fn a_container_at_a_socket_is_started_from_anywhere() {
     // Deeper than a socket's path may be.
     let gate = bundle.path().join("x".repeat(120)).join("gate");
     std::fs::create_dir(gate.parent().unwrap()).unwrap();
-    let created = launch::create(&plan, io, Gate::Socket(gate.clone())).unwrap();
+    let mut created = launch::create(&plan, io, Gate::Socket(gate.clone())).unwrap();
+    created.detach().unwrap();
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "prestart\ncreateRuntime\ncreateContainer\n");
     let target = Target { pidfd: created.pidfd.as_fd(), pid: created.pid, cgroup: None };
     launch::release(&gate, &target, &spec, &extras).unwrap();
@@ -110,6 +111,20 @@ fn a_missing_command_fails_at_create() {
     assert_eq!(error.to_string(), "exec nope");
     assert!(!gate.exists());
     let _: &Path = &gate;
+}
+
+/// Whoever is killed before others can find the container takes it along.
+#[test]
+fn a_container_at_a_socket_that_is_not_detached_ends_with_its_creator() {
+    let Some(bundle) = Bundle::new() else { return };
+    let plan = common::plan(&bundle, &config("touch /tmp/ran")).unwrap();
+    let mut created = launch::create(&plan, captured().0, Gate::Socket(bundle.path().join("gate"))).unwrap();
+    let pidfd = created.pidfd.try_clone().unwrap();
+    let group = created.cgroup.take();
+    drop(created);
+    assert_eq!(wait(&pidfd), 127);
+    assert!(!bundle.root().join("tmp/ran").exists());
+    group.iter().for_each(|group| group.remove().unwrap());
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let entry = reserve(context, options, &bundle)?;
     let made = plan(context, options, &bundle, false).and_then(|plan| {
         let creating = intend(&entry, &bundle, &plan)?;
-        let created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
+        let mut created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
         publish(options, &entry, &creating, Process::created(&created))?;
         // One that was killed already, by a hook or from outside, is there to be asked for and deleted all the same.
         let _ = created.detach();

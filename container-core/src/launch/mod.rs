@@ -191,17 +191,17 @@ impl Created {
         Ok(Running { pid, pidfd, cgroup, terminal, skipped, root_mount })
     }
 
-    /// Lets the container wait for its start without this process. For a container made with [`Gate::Socket`]; one that is
-    /// dropped without it ends. To be called when whatever others find the container by is in its place: so a creator that is
-    /// killed in the middle leaves no process that nobody knows of.
+    /// Lets the container wait for its start without this process, which nobody can give before. For a container made with
+    /// [`Gate::Socket`]; one that is dropped without it ends. To be called when whatever others find the container by is in its
+    /// place: so a creator that is killed in the middle leaves no process that nobody knows of.
     ///
     /// # Errors
     /// [`Error::Setup`] when the process has ended meanwhile, and [`Error::Invalid`] for one made with [`Gate::Held`].
-    pub fn detach(self) -> Result<()> {
-        match (&self.channel, &self.plan) {
-            (Some(channel), None) => gate::order(channel),
-            _ => Err(Error::invalid("detach", "the container waits for the order of this process")),
+    pub fn detach(&mut self) -> Result<()> {
+        if self.plan.is_some() {
+            return Err(Error::invalid("detach", "the container waits for the order of this process"));
         }
+        self.channel.take().map_or(Ok(()), |channel| gate::order(&channel))
     }
 }
 
