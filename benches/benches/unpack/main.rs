@@ -6,10 +6,12 @@
 //!
 //! Each run starts in an empty directory below `TMPDIR`; its removal does not count. Beware of an ext4 without journal, which
 //! gets ten times slower once files were deleted. Ours and `oci-image` run in a process of their own that takes its own
-//! time and peak memory, with the image imported and verified before; programs are timed from outside. Two floors: `decode +
+//! time and peak memory, with the image imported and verified before, except where they `import` it from an archive as
+//! part of the work; programs are timed from outside, containerd without the start of its daemon. Two floors: `decode +
 //! sha256` writes nothing, `pipe + sha256` also makes the files with as few system calls as possible, trusting its input.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
 
+mod archive;
 mod floor;
 
 use std::error::Error;
@@ -23,6 +25,9 @@ use image_layers::{Image, ImportOptions, SnapshotKind, Store, StoreOptions, Unpa
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 const ONE: &str = "--one";
+
+/// Begins the names of contenders that take an archive and also store it, as podman and containerd do.
+const IMPORT: &str = "import, ";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -50,7 +55,7 @@ fn compare(wanted: &[String]) {
     let runs = std::env::var("BENCH_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(7);
     let layout = scratch.path().join("images");
     for name in images(&Store::open_or_create(&layout).unwrap(), wanted) {
-        let contenders = contenders(&layout, &name);
+        let contenders = contenders(&layout, &name, scratch.path());
         println!("{name}: {runs} rounds, times in ms");
         let mut times = vec![Vec::new(); contenders.len()];
         let mut memory = vec![0; contenders.len()];
@@ -113,18 +118,31 @@ fn report(contenders: &[Contender], times: &mut [Vec<f64>], memory: &[u64]) {
     }
 }
 
-fn contenders(layout: &Path, name: &str) -> Vec<Contender> {
+fn contenders(layout: &Path, name: &str, scratch: &Path) -> Vec<Contender> {
     let blobs = blobs(layout, name);
+    let archive = scratch.join("image.tar");
+    let (store, image) = source(layout, name);
+    archive::write(&store, &image, &format!("localhost/bench/{}", name.replace(':', "-")), &archive).unwrap();
     let (layout, name) = (layout.to_owned(), name.to_owned());
     let mut all = Vec::new();
-    for inside in ["decode + sha256", "pipe + sha256", "erofs", "overlay", "oci-image"] {
+    let inside = [
+        "decode + sha256",
+        "pipe + sha256",
+        "erofs",
+        "overlay",
+        "oci-image",
+        "import, erofs",
+        "import, overlay",
+    ];
+    for inside in inside {
         if inside == "oci-image" && !cfg!(feature = "peers") {
             continue;
         }
-        let (layout, name) = (layout.clone(), name.clone());
+        let source = if inside.starts_with(IMPORT) { archive.clone() } else { layout.clone() };
+        let name = name.clone();
         let command = move |target: &Path| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.arg(ONE).arg(inside).arg(&layout).arg(&name).arg(target);
+            command.arg(ONE).arg(inside).arg(&source).arg(&name).arg(target);
             command
         };
         all.push(Contender { name: inside.to_owned(), command: Box::new(command), timed_inside: true });
@@ -153,6 +171,12 @@ fn contenders(layout: &Path, name: &str) -> Vec<Contender> {
         command
     };
     all.push(Contender { name: "podman pull".into(), command: Box::new(podman), timed_inside: false });
+    let containerd = move |target: &Path| {
+        let mut command = Command::new("sh");
+        command.args(["-c", include_str!("containerd.sh"), "containerd.sh"]).arg(&archive).arg(target);
+        command
+    };
+    all.push(Contender { name: "containerd".into(), command: Box::new(containerd), timed_inside: true });
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|word| !word.is_empty()).collect();
     let chosen =
@@ -218,11 +242,16 @@ fn run_one(contender: &str, layout: &Path, name: &str, target: &Path) {
         #[cfg(feature = "peers")]
         "oci-image" => oci_image_store(layout, name, target),
         kind => {
-            let kind: SnapshotKind = kind.parse().unwrap();
+            let importing = kind.strip_prefix(IMPORT);
+            let kind: SnapshotKind = importing.unwrap_or(kind).parse().unwrap();
             let store = StoreOptions::new().backend(kind).open_or_create(target.join("store")).unwrap();
-            let options = ImportOptions::new().reference(name);
+            let mut start = Instant::now();
+            let options = ImportOptions::new();
+            let options = if importing.is_some() { options } else { options.reference(name) };
             let image = store.import(layout, &options).unwrap().remove(0);
-            let start = Instant::now();
+            if importing.is_none() {
+                start = Instant::now();
+            }
             store.unpack(&image, &UnpackOptions::default()).unwrap();
             start.elapsed()
         }
