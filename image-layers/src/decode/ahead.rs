@@ -15,7 +15,9 @@ use crate::{Algorithm, Digest, Digester, Error, Result};
 
 use super::Decoder;
 
-/// Size and number of the buffers: 1 MiB together. Measured: smaller ones cost wake-ups, a longer ring gains nothing.
+/// Size and number of the buffers: 3 MiB together. Measured on two processors: a ring of 1 MiB costs up to a tenth of the
+/// time, because the decoder waits whenever one of the other threads was put off; a longer one gains nothing, nor do
+/// buffers of other sizes.
 const BUFFER: usize = 128 << 10;
 const BUFFERS: usize = 24;
 
