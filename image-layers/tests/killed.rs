@@ -10,10 +10,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fixture::*;
-use image_layers::{Image, ImportOptions, Store};
+use image_layers::{Image, ImportOptions, Progress, Step, Store};
 
 const STORE: &str = "IMAGE_LAYERS_TEST_STORE";
 const INPUT: &str = "IMAGE_LAYERS_TEST_INPUT";
@@ -33,13 +34,22 @@ fn given() -> Option<(PathBuf, PathBuf)> {
     Some((std::env::var_os(STORE)?.into(), std::env::var_os(INPUT)?.into()))
 }
 
-/// Imports and unpacks.
+/// Imports and unpacks. How much was copied goes to a file beside the store.
 #[test]
 fn child_unpacks() {
-    let Some((store, input)) = given() else { return };
-    let store = Store::open_or_create(store).unwrap();
-    let image = store.import(input, &ImportOptions::new()).unwrap().remove(0);
+    let Some((path, input)) = given() else { return };
+    let copied = Arc::new(Mutex::new(BTreeMap::new()));
+    let sink = copied.clone();
+    let progress = Progress::new(move |event| {
+        if event.step == Step::Import {
+            sink.lock().unwrap().insert(event.layer, event.bytes);
+        }
+    });
+    let store = Store::open_or_create(&path).unwrap();
+    let image = store.import(input, &ImportOptions::new().progress(progress)).unwrap().remove(0);
     store.view(&image).unwrap();
+    let bytes: u64 = copied.lock().unwrap().values().sum();
+    fs::write(path.with_extension(format!("copied-{}", std::process::id())), bytes.to_string()).unwrap();
 }
 
 /// Lists images until there is a file `stop` beside the input.
@@ -142,15 +152,21 @@ fn a_kill_at_any_moment_leaves_a_store_that_works() {
 #[test]
 fn several_programs_share_one_store() {
     let dir = scratch_in_memory();
-    let input = layout(&dir.path().join("layout"), &five_layers(), "x/shared:1");
+    let layers = five_layers();
+    let input = layout(&dir.path().join("layout"), &layers, "x/shared:1");
     for round in 0..5 {
         let path = dir.path().join(format!("store{round}"));
         let stop = input.with_extension("stop");
         let mut lister = child("child_lists", &path, &input);
         let both = [child("child_unpacks", &path, &input), child("child_unpacks", &path, &input)];
+        let mut copied = 0;
         for mut program in both {
             assert!(program.wait().unwrap().success());
+            let bytes = fs::read_to_string(path.with_extension(format!("copied-{}", program.id()))).unwrap();
+            copied += bytes.parse::<u64>().unwrap();
         }
+        let size: usize = layers.iter().map(|layer| layer.blob.len()).sum();
+        assert_eq!(copied, size as u64, "each blob is copied once in total");
         fs::write(&stop, "").unwrap();
         assert!(lister.wait().unwrap().success());
         fs::remove_file(&stop).unwrap();
@@ -176,7 +192,8 @@ fn who_waits_for_a_killed_program_takes_over() {
         first.wait().unwrap();
         let killed = Instant::now();
         assert!(second.wait().unwrap().success());
-        assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+        // With all of the work that is left; the locks themselves go with the process.
+        assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
         let store = Store::open_or_create(&path).unwrap();
         let image = store.resolve("x/shared:1").unwrap();
         assert_whole(&store, &image);

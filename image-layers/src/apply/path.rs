@@ -60,6 +60,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const RESERVED: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Where AUFS kept files with several names: in the root of a layer, under numbers that the names link to.
+pub(crate) const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
+
 impl<'a> Name<'a> {
     pub(crate) fn classify(name: &'a [u8]) -> Name<'a> {
         match name.strip_prefix(WHITEOUT) {

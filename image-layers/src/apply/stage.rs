@@ -10,7 +10,7 @@ use crate::tar::{Entry, Extent, Kind, Reader, Xattrs};
 use crate::{Error, Result};
 
 use super::merge::Merged;
-use super::path::{EntryPath, Name, invalid, lossy};
+use super::path::{AUFS_LINKS, EntryPath, Name, invalid, lossy};
 use super::tree::{Node, NodeId, NodeKind, Tree, flags};
 
 /// Where contents go: a directory tree or an image file. Metadata of directories is not its business yet, it is final
@@ -59,6 +59,9 @@ pub(crate) fn stage(mut reader: Reader<Ahead>, sink: &mut impl Sink, control: &L
         control.entries(1);
     }
     reader.drain()?;
+    if let Some(links) = stage.tree.child(NodeId::ROOT, AUFS_LINKS) {
+        stage.clear(Some(links))?;
+    }
     stage.sink.finish(&mut stage.tree)?;
     Ok(stage.tree)
 }
@@ -74,6 +77,11 @@ impl<S: Sink> Stage<'_, S> {
     fn entry(&mut self, entry: Entry, reader: &mut Reader<Ahead>) -> Result<()> {
         let path = EntryPath::parse(&entry.name)?;
         let Some((last, parents)) = path.split() else { return self.root(entry) };
+        if parents == [AUFS_LINKS] && entry.kind == Kind::File {
+            // Until the end of the layer, as long as something may link to it.
+            let dir = self.directory(&entry.name, parents)?;
+            return self.place(dir, last, &entry, reader);
+        }
         for part in parents {
             match Name::classify(part) {
                 Name::Plain(_) => {}

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::apply::tree::NodeId;
 use crate::decode::Encoder;
 use crate::progress::{Control, Step};
 use crate::tar::{Entry, Kind, Timestamp, Writer};
@@ -314,5 +315,40 @@ fn no_path_is_too_deep() {
         let stats = snapshotter(kind).diff(&done, &writable, &mut out).unwrap();
         assert_eq!(stats.entries, 601, "{kind}");
         remove_tree(&dir).unwrap();
+    }
+}
+
+#[test]
+fn files_that_aufs_kept_aside_live_on_under_their_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    let aside = ".wh..wh.plnk/288.16777";
+    let layer = Layer::new()
+        .dir(".wh..wh.plnk", 0o700)
+        .file(aside, b"content")
+        .file(".wh..wh.plnk/1.2", b"nobody's")
+        .link("a", aside)
+        .dir("d", 0o755)
+        .link("d/b", aside)
+        .finish();
+    for kind in SnapshotKind::ALL {
+        let dir = scratch.path().join(kind.as_str());
+        std::fs::create_dir(&dir).unwrap();
+        let done = unpack_all(kind, &dir, std::slice::from_ref(&layer)).unwrap();
+        let tree = crate::apply::index::read(&done[0].join(crate::apply::index::FILE)).unwrap();
+        assert_eq!(tree.children(NodeId::ROOT).count(), 2, "{kind}");
+        let node = |parts: &[&[u8]]| tree.node(tree.lookup(parts).unwrap());
+        let (a, b) = (node(&[b"a"]), node(&[b"d", b"b"]));
+        assert_eq!((a.inode, a.size), (b.inode, 7), "{kind}");
+        if kind == SnapshotKind::Erofs {
+            let mut content = String::new();
+            let path = done[0].join(snapshotter(kind).content());
+            crate::erofs::Content::open(&path, a.data).unwrap().read_to_string(&mut content).unwrap();
+            assert_eq!(content, "content");
+            continue;
+        }
+        let root = done[0].join(snapshotter(kind).content());
+        assert_eq!(listing(&root), ["a f", "d d", "d/b f"], "{kind}");
+        assert_eq!(std::fs::metadata(root.join("a")).unwrap().nlink(), 2, "{kind}");
+        assert_eq!(std::fs::read(root.join("d/b")).unwrap(), b"content");
     }
 }
