@@ -116,6 +116,22 @@ fn a_file_system_without_attributes() {
     }
 }
 
+/// On tmpfs, the way it comes.
+#[test]
+fn a_file_system_in_memory() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return skip("tmpfs", "no /dev/shm here") };
+    let input = layout(&dir.path().join("layout"), &layers(), "x/attributes:1");
+    for probe in probe_snapshots(dir.path()).into_iter().filter(|probe| probe.refused.is_none()) {
+        let path = dir.path().join(format!("store-{}", probe.kind));
+        let store = StoreOptions::new().backend(probe.kind).open_or_create(path).unwrap();
+        let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+        let unpacked = store.unpack(&image, &UnpackOptions::new());
+        // Without attributes of users (Linux before 6.6, or built so) it has to be said.
+        let missing = matches!(&unpacked, Err(error) if error.class() == Class::Unsupported);
+        assert!(unpacked.is_ok() || missing, "{}: {unpacked:?}", probe.kind);
+    }
+}
+
 #[test]
 fn a_file_system_with_attributes() {
     let dir = scratch();

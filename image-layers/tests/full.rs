@@ -4,12 +4,15 @@
 mod fixture;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fixture::mount::in_mount_namespace;
 use fixture::*;
-use image_layers::{Class, Error, ImageBuilder, ImportOptions, LayerBuilder, Store};
+use image_layers::{
+    Class, Error, ImageBuilder, ImportOptions, LayerBuilder, SnapshotKind, Store, StoreOptions,
+    probe_snapshots,
+};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 const INSIDE: &str = "IMAGE_LAYERS_TEST_FULL";
@@ -162,4 +165,129 @@ fn no_inodes() {
         store.prepare(&image, "c").unwrap();
         assert_whole(&store);
     });
+}
+
+/// A real file system on a disk, for as long as this lives.
+struct Ext4 {
+    path: PathBuf,
+}
+
+impl Ext4 {
+    /// `None`, said visibly, where there can be none.
+    fn mount(scratch: &Path, options: &[&str]) -> Option<Ext4> {
+        let image = scratch.join("ext4.img");
+        fs::File::create_new(&image).unwrap().set_len(16 << 20).unwrap();
+        let path = scratch.join("ext4");
+        fs::create_dir(&path).unwrap();
+        let ok = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        if !ok(Command::new("mkfs.ext4")
+            .args(["-q", "-m", "0", "-O", "^has_journal"])
+            .args(options)
+            .arg(&image))
+            || !ok(Command::new("mount").args(["-o", "loop"]).args([&image, &path]))
+        {
+            skip("ext4", "no ext4 can be made and mounted here");
+            return None;
+        }
+        Some(Ext4 { path })
+    }
+
+    /// Takes space until no more than `left` bytes are free.
+    fn fill(&self, left: u64) -> PathBuf {
+        let filler = self.path.join("filler");
+        let free = rustix::fs::statvfs(&self.path).unwrap();
+        let file = fs::File::create_new(&filler).unwrap();
+        let taken = (free.f_bavail * free.f_frsize).saturating_sub(left);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, taken).unwrap();
+        filler
+    }
+
+    /// Takes inodes until no more than `left` are free.
+    fn hoard(&self, left: u64) -> PathBuf {
+        let hoard = self.path.join("hoard");
+        fs::create_dir(&hoard).unwrap();
+        let free = rustix::fs::statvfs(&self.path).unwrap().f_ffree;
+        (0..free.saturating_sub(left)).for_each(|n| fs::write(hoard.join(n.to_string()), "").unwrap());
+        hoard
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        unmount(&self.path, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// On a disk as it is, with each backend: first half of the blobs have room, then all blobs but no snapshots.
+#[test]
+fn a_full_disk() {
+    if !is_root() {
+        return skip("root", "only root mounts a disk");
+    }
+    let ran = in_mount_namespace(|| {
+        let dir = scratch();
+        let input = layout(&dir.path().join("layout"), &layers(), "x/full:1");
+        let Some(disk) = Ext4::mount(dir.path(), &[]) else { return };
+        for probe in probe_snapshots(&disk.path) {
+            let kind = probe.kind;
+            if let Some(reason) = probe.refused {
+                skip(kind.as_str(), &reason);
+                continue;
+            }
+            let path = disk.path.join(format!("store-{kind}"));
+            let store = StoreOptions::new().backend(kind).open_or_create(&path).unwrap();
+            let filler = disk.fill(700 << 10);
+            assert_no_space(&store.import(&input, &ImportOptions::new()).unwrap_err(), &disk.path);
+            assert!(store.images().unwrap().is_empty());
+            let complete = fs::read_dir(path.join("blobs/sha256")).unwrap().count();
+            assert!((1..4).contains(&complete), "{kind}: {complete} blobs are kept");
+            assert_tidy(&store);
+            fs::remove_file(&filler).unwrap();
+
+            let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+            let filler = disk.fill(500 << 10);
+            assert_no_space(&store.prepare(&image, "c").unwrap_err(), &disk.path);
+            assert!(store.layers().unwrap().is_empty());
+            assert_eq!(store.resolve("x/full:1").unwrap().digest(), image.digest());
+            assert_tidy(&store);
+            fs::remove_file(&filler).unwrap();
+
+            store.prepare(&image, "c").unwrap();
+            assert_whole(&store);
+            fs::remove_dir_all(&path).unwrap();
+        }
+    });
+    if ran.is_none() {
+        skip("overlay", "no mount namespace can be made here");
+    }
+}
+
+/// The same with room but without inodes.
+#[test]
+fn a_full_inode_table() {
+    if !is_root() {
+        return skip("root", "only root mounts a disk");
+    }
+    let ran = in_mount_namespace(|| {
+        let dir = scratch();
+        let input = layout(&dir.path().join("layout"), &layers(), "x/full:1");
+        let Some(disk) = Ext4::mount(dir.path(), &["-N", "1500"]) else { return };
+        for kind in [SnapshotKind::Overlay, SnapshotKind::Copy] {
+            let path = disk.path.join(format!("store-{kind}"));
+            let store = StoreOptions::new().backend(kind).open_or_create(&path).unwrap();
+            let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+            let hoard = disk.hoard(150);
+            assert_no_space(&store.prepare(&image, "c").unwrap_err(), &disk.path);
+            assert!(store.layers().unwrap().is_empty());
+            assert_eq!(store.images().unwrap().len(), 1);
+            assert_tidy(&store);
+            fs::remove_dir_all(&hoard).unwrap();
+            store.prepare(&image, "c").unwrap();
+            assert_whole(&store);
+            fs::remove_dir_all(&path).unwrap();
+        }
+    });
+    if ran.is_none() {
+        skip("overlay", "no mount namespace can be made here");
+    }
 }
