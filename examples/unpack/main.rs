@@ -26,16 +26,22 @@ fn main() -> ExitCode {
     match run(&options, config, &paths) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}: {error}", error.class());
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprint!(": {error}");
-                cause = error.source();
-            }
-            eprintln!();
+            eprintln!("{}", line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The class and all causes, on one line whatever names they hold.
+fn line(error: &Error) -> String {
+    let mut line = format!("{}: {error}", error.class());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line += &format!(": {error}");
+        cause = error.source();
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    line.chars().map(escape).collect()
 }
 
 fn arguments() -> Result<(ImportOptions, bool, Vec<OsString>), lexopt::Error> {
