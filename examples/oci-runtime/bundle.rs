@@ -40,6 +40,7 @@ impl Bundle {
                 };
                 // What this runtime need not know may still be there: look for it only now that the short way failed.
                 let mut value: Value = serde_json::from_slice(&json).map_err(|_| wrong(&error))?;
+                check_memory_policy(&value)?;
                 if !make_known(&mut value, log) {
                     return Err(wrong(&error));
                 }
@@ -114,6 +115,24 @@ pub fn process(file: &Path, log: &Log) -> Result<Process, Failure> {
         serde_json::from_value(value)
             .map_err(|error| Failure::new(format!("parse {} as JSON: {error}", file.display())))
     })
+}
+
+/// What is wrong with the memory policy, by the names of the specification: the types know which there are.
+fn check_memory_policy(config: &Value) -> Result<(), Failure> {
+    use container_core::oci_spec::runtime::{MemoryPolicyFlagType, MemoryPolicyModeType};
+    let Some(policy) = config.pointer("/linux/memoryPolicy") else { return Ok(()) };
+    let mode = policy.get("mode").unwrap_or(&Value::Null);
+    if serde_json::from_value::<MemoryPolicyModeType>(mode.clone()).is_err() {
+        return Err(Failure::new(format!("invalid memory policy mode {mode}")));
+    }
+    let flags = policy.get("flags").and_then(Value::as_array).into_iter().flatten();
+    match flags
+        .into_iter()
+        .find(|flag| serde_json::from_value::<MemoryPolicyFlagType>((*flag).clone()).is_err())
+    {
+        Some(flag) => Err(Failure::new(format!("invalid memory policy flag {flag}"))),
+        None => Ok(()),
+    }
 }
 
 /// Takes out what a runtime must pass over but the types refuse; whether anything was changed.

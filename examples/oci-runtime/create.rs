@@ -20,6 +20,9 @@ use crate::failure::Failure;
 use crate::foreground::{self, Relay, Signals};
 use crate::{record, sockets};
 
+/// The last heading in the debug log of a launch.
+const SET_UP: &str = "init: closing the pipe to signal completion";
+
 /// Sets a container up to where only its start is missing.
 pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
@@ -29,6 +32,7 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let made = plan(context, options, &bundle, false).and_then(|plan| {
         let creating = intend(&entry, &bundle, &plan)?;
         let mut created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
+        context.log.debug(SET_UP);
         publish(options, &entry, &creating, Process::created(&created))?;
         // One that was killed already, by a hook or from outside, is there to be asked for and deleted all the same.
         let _ = created.detach();
@@ -60,6 +64,7 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
             return Ok((created.start()?, record));
         }
         let running = launch::spawn(&plan, io)?;
+        context.log.debug(SET_UP);
         let record = publish(options, &entry, &creating, Process::running(&running))?;
         Ok((running, record))
     });
@@ -114,7 +119,7 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> 
     extras.all_cpus = true;
     extras.terminal_onlcr = !relayed;
     let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
-    context.log.debug_lines(|| plan.to_string());
+    context.log.debug_plan(&plan, bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()));
     Ok(plan)
 }
 

@@ -154,10 +154,10 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     // By name: in the container's own files, which only the launch can see.
     extras.user = options.user.clone().filter(|user| numbers(user).is_none());
     let plan = Plan::exec(&process, &spec, &extras, &Facts::gather()?)?;
-    context.log.debug_lines(|| plan.to_string());
+    context.log.debug_plan(&plan, spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()));
     if let Some(affinity) = process.exec_cpu_affinity() {
         for cpus in [affinity.initial(), affinity.cpu_affinity_final()].into_iter().flatten() {
-            context.log.debug_lines(|| format!("affinity: {}", mask(cpus)));
+            context.log.debug_lines(|| format!("nsexec: affinity: {}", mask(cpus)));
         }
     }
     let console = connect_console(
@@ -169,6 +169,7 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
 
     let target = Target { pidfd: init.as_fd(), pid: found.record.pid, cgroup: cgroup.as_ref() };
     let io = Io { preserve: options.preserve_fds, console, ..Io::default() };
+    context.log.debug("setns_init: about to exec");
     let running = launch::exec(&target, &plan, io)?;
     let announced = Process { pid: running.pid, pidfd: &running.pidfd, cgroup: None, root_mount: None }
         .announce(options.pid_file.as_deref(), options.pidfd_socket.as_deref());

@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::time::SystemTime;
 
+use container_core::Plan;
+use container_core::oci_spec::runtime::LinuxSeccomp;
 use container_core::state::rfc3339;
 
 use crate::args::Global;
@@ -46,6 +48,19 @@ impl Log {
         if self.debug {
             text().lines().for_each(|line| self.debug(line));
         }
+    }
+
+    /// What is going to be done, one step a line, between the headings that people look for in the debug log of runc.
+    pub fn debug_plan(&self, plan: &Plan, filter: Option<&LinuxSeccomp>) {
+        self.debug_lines(|| {
+            let flags =
+                filter.and_then(|filter| container_core::seccomp::compile(filter).ok()).map(|filter| {
+                    const NEW_LISTENER: u32 = 1 << 3;
+                    let flags = filter.flags | if filter.notify { NEW_LISTENER } else { 0 };
+                    format!("seccomp filter flags: {flags}\n")
+                });
+            format!("nsexec container setup\nchild process in init()\n{plan}{}", flags.unwrap_or_default())
+        });
     }
 
     /// Something is not as asked for, and the command goes on. Clients take the word `error` for a failure: not here.

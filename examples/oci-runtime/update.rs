@@ -65,6 +65,7 @@ fn set(resources: &mut Value, option: &str, text: &str) -> Result<(), Failure> {
         "cpu-period" => ("cpu", "period", number()?),
         "cpu-quota" => ("cpu", "quota", number()?),
         "cpu-burst" => ("cpu", "burst", number()?),
+        "cpu-idle" if !["0", "1"].contains(&text.trim()) => return Err(wrong()),
         "cpu-idle" => ("cpu", "idle", number()?),
         "cpu-share" => ("cpu", "shares", number()?),
         "cpu-rt-period" => ("cpu", "realtimePeriod", number()?),

@@ -151,6 +151,10 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     // Limits that a user namespace may not raise are set from outside; the others as late as their rights allow, since a small
     // limit on open files would hinder the set-up itself.
     let limits = limits(process)?;
+    if limits.iter().any(|(_, resource, ..)| *resource == libc::RLIMIT_NOFILE as u32) {
+        // What is opened from here on needs numbers below the limit, which the host program may have used up.
+        inside.push(Operation::CloseOthers { keep: Vec::new() });
+    }
     if namespaces.has_user() && !limits.is_empty() {
         inside.push(Operation::Await(Request::Limits));
     } else {
@@ -378,9 +382,16 @@ fn memory_policy(spec: &Spec, inside: &mut Vec<Operation>) -> Result<()> {
         }
     });
     let nodes = match policy.nodes().as_ref().filter(|nodes| !nodes.is_empty()) {
-        Some(nodes) => list_mask("linux.memoryPolicy.nodes", nodes)?,
+        Some(nodes) => list_mask("memory policy nodes", nodes)?,
         None => Vec::new(),
     };
+    let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+    if matches!(policy.mode(), Mode::MpolDefault | Mode::MpolLocal) && count != 0 {
+        return Err(Error::invalid(
+            format!("memory policy {:?}", policy.mode()),
+            format!("this mode requires 0 nodes but got {count}"),
+        ));
+    }
     inside.push(Operation::MemoryPolicy { mode: mode | flags, nodes });
     Ok(())
 }
@@ -483,8 +494,9 @@ pub(super) fn environment(process: Option<&Process>, extras: &Extras) -> Result<
         if name.is_empty() || !entry.as_bytes().contains(&b'=') {
             return Err(Error::invalid(format!("process.env {entry:?}"), "it is not NAME=value"));
         }
-        // An empty HOME counts as none: it is looked up, and one name must not come twice.
+        // An empty HOME counts as none, also after another one: it is looked up, and one name must not come twice.
         if entry.as_bytes() == b"HOME=" {
+            env.retain(|known| !known.to_bytes().starts_with(b"HOME="));
             continue;
         }
         let entry = c_string("process.env", entry)?;

@@ -24,7 +24,7 @@ pub(super) fn attach(spec: &Spec, extras: &Extras, isolated: bool) -> Result<Ope
 }
 
 /// The root directory on the host.
-fn place(spec: &Spec, extras: &Extras) -> PathBuf {
+pub(super) fn place(spec: &Spec, extras: &Extras) -> PathBuf {
     match (&extras.rootfs, spec.root()) {
         (Some(Rootfs::Directory { source, .. }), _) => source.clone(),
         (None, Some(root)) => extras.bundle.join(root.path()),

@@ -54,6 +54,8 @@ pub(crate) struct StateFields {
     pub(crate) version: String,
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
+    /// The root directory on the host.
+    pub(crate) root: PathBuf,
     pub(crate) annotations: Option<HashMap<String, String>>,
 }
 
@@ -66,6 +68,7 @@ impl Services {
                 version: spec.version().clone(),
                 id: extras.id.clone(),
                 bundle: extras.bundle.clone(),
+                root: super::rootfs::place(spec, extras),
                 annotations: spec.annotations().clone(),
             },
             kinds: namespaces.kinds(),

@@ -105,7 +105,7 @@ fn lower_rule(n: usize, rule: &LinuxSyscall) -> Result<Rule<'_>> {
     if rule.action() == LinuxSeccompAction::ScmpActNotify && rule.names().iter().any(|name| name == "write") {
         return Err(Error::invalid(
             format!("{field} SCMP_ACT_NOTIFY for write"),
-            "the process needs write before anybody can answer; name another call",
+            "SCMP_ACT_NOTIFY cannot be used for the write syscall: the process needs it before anybody can answer",
         ));
     }
     let then = action(&field, rule.action(), rule.errno_ret())?;
