@@ -109,7 +109,6 @@ fn data(stats: &Stats) -> Value {
                 ("inactive_file", memory.inactive_file),
                 ("pgfault", memory.page_faults),
                 ("pgmajfault", memory.major_page_faults),
-                ("oom_kill", memory.oom_kills),
             ]),
         },
         "pids": compact([("current", stats.pids.current), ("limit", stats.pids.max.map(number))]),
