@@ -133,14 +133,21 @@ fn failed(kind: HookKind, index: usize, hook: &Hook, reason: String) -> Error {
     Error::Hook { kind: kind.name(), index, path: hook.path().clone(), reason }
 }
 
-/// A hook that runs.
+/// A hook that runs. It ends with this value, with everything in its process group.
 #[derive(Debug)]
 pub(crate) struct HookProcess {
     /// Leader of its own process group.
-    pub(crate) pid: Pid,
-    pub(crate) pidfd: OwnedFd,
+    pid: Pid,
+    pidfd: OwnedFd,
     /// What it writes.
-    pub(crate) output: PipeReader,
+    output: PipeReader,
+    ended: bool,
+}
+
+impl HookProcess {
+    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, output: PipeReader) -> Self {
+        Self { pid, pidfd, output, ended: false }
+    }
 }
 
 /// What a hook is started with.
@@ -183,14 +190,20 @@ fn run_one(hook: &Hook, state: &HookState) -> std::result::Result<(), String> {
     let (stdio, output) = stdio(state).map_err(|error| format!("prepare its input and output: {error}"))?;
     let errors = stdio.output.try_clone().map_err(|error| format!("prepare its output: {error}"))?;
     command.stdin(stdio.input).stdout(stdio.output).stderr(errors).process_group(0);
-    let child = command.spawn().map_err(|error| format!("{}: {error}", hook.path().display()))?;
+    let mut child = command.spawn().map_err(|error| format!("{}: {error}", hook.path().display()))?;
     // The command holds the writing end; from here on it belongs to the hook alone.
     drop(command);
     let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw).and_then(|pid| {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        Some(HookProcess { pid, pidfd, output })
+        Some(HookProcess::new(pid, pidfd, output))
     });
-    judge(process.ok_or("no descriptor for its process can be had")?, deadline)
+    match process {
+        Some(process) => judge(process, deadline),
+        None => {
+            let _ = child.kill().and_then(|()| child.wait());
+            Err("no descriptor for its process can be had".to_owned())
+        }
+    }
 }
 
 fn command(hook: &Hook) -> std::result::Result<Command, String> {
@@ -213,64 +226,109 @@ fn command(hook: &Hook) -> std::result::Result<Command, String> {
 }
 
 fn judge(process: HookProcess, deadline: Deadline) -> std::result::Result<(), String> {
-    let (status, said) =
-        attend(process, deadline.map(|(at, _)| at)).map_err(|errno| format!("wait for it: {errno}"))?;
-    let reason = match (status, deadline) {
-        (Some(status), _) => match (status.exit_status(), status.terminating_signal()) {
+    let (end, said) =
+        process.attend(deadline.map(|(at, _)| at)).map_err(|errno| format!("wait for it: {errno}"))?;
+    let reason = match (end, deadline) {
+        (End::Status(status), _) => match (status.exit_status(), status.terminating_signal()) {
             (Some(0), _) => return Ok(()),
             (Some(code), _) => format!("exit status {code}"),
             (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         },
-        (None, Some((_, seconds))) => format!("it took longer than its timeout of {seconds} s"),
-        (None, None) => "its status was collected by somebody else in this program".to_owned(),
+        (End::TimedOut, deadline) => {
+            format!("it took longer than its timeout of {} s", deadline.map_or(0, |(_, seconds)| seconds))
+        }
+        (End::TakenAway, _) => "its status was collected by somebody else in this program".to_owned(),
     };
     Err(with_output(&reason, &said))
+}
+
+/// How a hook ended.
+#[derive(Debug)]
+enum End {
+    Status(WaitIdStatus),
+    TimedOut,
+    /// The host program ignores SIGCHLD or waits for everybody's children.
+    TakenAway,
 }
 
 /// Longest part of a hook's output that is kept: its end, which says why it failed.
 const KEPT: usize = 4096;
 
-/// Waits for the end of a process, and takes its output meanwhile. No status: the deadline passed, and it was killed.
-fn attend(
-    mut process: HookProcess,
-    deadline: Option<Instant>,
-) -> rustix::io::Result<(Option<WaitIdStatus>, Vec<u8>)> {
-    let mut said = Vec::new();
-    let mut open = true;
-    loop {
-        let timeout = deadline.map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        let mut polled = vec![PollFd::new(&process.pidfd, PollFlags::IN)];
-        if open {
-            polled.push(PollFd::new(&process.output, PollFlags::IN));
-        }
-        let ready = match rustix::event::poll(&mut polled, timeout.as_ref()) {
-            Ok(ready) => ready,
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno),
-        };
-        let ended = !polled[0].revents().is_empty();
-        let readable = polled.get(1).is_some_and(|output| !output.revents().is_empty());
-        if readable {
-            let mut buffer = [0; KEPT];
-            match process.output.read(&mut buffer) {
-                Ok(0) | Err(_) => open = false,
-                Ok(length) => said.extend_from_slice(&buffer[..length]),
+/// What a pipe holds at most, unless somebody made it larger.
+const PIPE: usize = 64 * 1024;
+
+impl HookProcess {
+    /// Waits for the end, and takes the output meanwhile. However it comes back, the process is gone: killed when its time was
+    /// over or waiting failed, and reaped.
+    fn attend(mut self, deadline: Option<Instant>) -> rustix::io::Result<(End, Vec<u8>)> {
+        let mut said = Vec::new();
+        let mut open = true;
+        let ended = loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            // Whether or not there is output to read: a hook that never stops writing has no more time than others.
+            if left.is_some_and(|left| left.is_zero()) {
+                break false;
             }
-            said.drain(..said.len().saturating_sub(KEPT));
+            let timeout = left.map(|left| Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            });
+            let mut polled = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            if open {
+                polled.push(PollFd::new(&self.output, PollFlags::IN));
+            }
+            match rustix::event::poll(&mut polled, timeout.as_ref()) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            let readable = polled.get(1).is_some_and(|output| !output.revents().is_empty());
+            if !polled[0].revents().is_empty() {
+                break true;
+            }
+            if readable {
+                open = self.listen(&mut said) > 0;
+            }
+        };
+        if !ended {
+            // Its children too, which may hold what the hook was waiting for: when this is dropped.
+            return Ok((End::TimedOut, said));
         }
-        if ready == 0 {
-            // Its children too: they may hold what the hook was waiting for.
-            let _ = rustix::process::kill_process_group(process.pid, Signal::KILL);
-            reap(&process.pidfd)?;
-            return Ok((None, said));
+        // What it wrote before it ended is in the pipe. That is all to read: somebody else may have the pipe open, and write on.
+        let mut taken = 0;
+        while open && taken < PIPE {
+            let mut output = [PollFd::new(&self.output, PollFlags::IN)];
+            match rustix::event::poll(&mut output, Some(&Timespec::default())) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            let length = self.listen(&mut said);
+            open = length > 0;
+            taken += length;
         }
-        // What it wrote before it ended is in the pipe by then: read on until that is empty, but do not wait for
-        // whoever else may have the pipe open.
-        if ended && !readable {
-            return Ok((reap(&process.pidfd)?, said));
+        self.ended = true;
+        let end = reap(&self.pidfd)?.map_or(End::TakenAway, End::Status);
+        Ok((end, said))
+    }
+
+    /// Takes some of the output and keeps its end. 0: there will be no more.
+    fn listen(&mut self, said: &mut Vec<u8>) -> usize {
+        let mut buffer = [0; KEPT];
+        let length = self.output.read(&mut buffer).unwrap_or(0);
+        said.extend_from_slice(&buffer[..length]);
+        said.drain(..said.len().saturating_sub(KEPT));
+        length
+    }
+}
+
+impl Drop for HookProcess {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = reap(&self.pidfd);
         }
     }
 }
@@ -279,7 +337,6 @@ fn reap(pidfd: &OwnedFd) -> rustix::io::Result<Option<WaitIdStatus>> {
     loop {
         match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
             Err(Errno::INTR) => {}
-            // The host program ignores SIGCHLD or waits for everybody's children.
             Err(Errno::CHILD) => return Ok(None),
             other => return other,
         }
@@ -374,5 +431,33 @@ mod tests {
         ] {
             assert!(matches!(run(&[hook(json)]), Err(Error::Hook { index: 0, .. })), "{json}");
         }
+    }
+
+    #[test]
+    fn a_hook_that_never_stops_writing_is_killed_too() {
+        let hook = hook(r#"{ "path": "/bin/sh", "args": ["sh", "-c", "exec timeout 8 yes"], "timeout": 1 }"#);
+        let error = run(&[hook]).unwrap_err();
+        assert!(error.to_string().contains("timeout of 1 s"), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_never_stops_writing_is_not_waited_for() {
+        let hook = hook(r#"{ "path": "/bin/sh", "args": ["sh", "-c", "timeout 8 yes & exit 0"] }"#);
+        let started = Instant::now();
+        run(&[hook]).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(6));
+    }
+
+    #[test]
+    fn a_hook_is_gone_whatever_fails_about_it() {
+        let child = Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let known = pidfd.try_clone().unwrap();
+        let process = HookProcess::new(pid, pidfd, std::io::pipe().unwrap().0);
+        let wrong = hook(r#"{ "path": "/bin/sleep", "timeout": 0 }"#);
+        supervise(HookKind::StartContainer, 0, &wrong, process).unwrap_err();
+        let left = rustix::process::waitid(WaitId::PidFd(known.as_fd()), WaitIdOptions::EXITED);
+        assert_eq!(left.err(), Some(Errno::CHILD), "it was reaped");
     }
 }

@@ -30,38 +30,89 @@ const IFF_UP: u32 = 1;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const IFA_F_PERMANENT: u32 = 0x80;
 
-/// Moves devices into the network namespace of process `pid`, under their names inside.
+/// Moves devices into the network namespace of process `pid`, under their names inside. All or none: when one cannot be moved or
+/// set up, those before it come back as they were, for they would end with the namespace.
 pub(crate) fn move_devices(devices: &[(String, String)], pid: i32) -> Result<()> {
     let failed = |name: &str| {
         let name = name.to_owned();
         move |e: io::Error| Error::setup(Step::NetworkDevice, name, e)
     };
-    let path = format!("/proc/{pid}/ns/net");
-    let namespace = OwnedFd::from(std::fs::File::open(&path).map_err(failed(&path))?);
+    let open = |path: &str| std::fs::File::open(path).map(OwnedFd::from).map_err(failed(path));
+    let (own, inside) = (open("/proc/thread-self/ns/net")?, open(&format!("/proc/{pid}/ns/net"))?);
     let host = Route::open().map_err(failed("netlink"))?;
     let mut moved = Vec::new();
-    for (name, inside) in devices {
-        let index = host.index_of(name).map_err(failed(name))?;
-        let addresses = host.addresses(index).map_err(failed(name))?;
-        host.send_away(index, namespace.as_fd(), inside).map_err(failed(name))?;
-        moved.push((inside, addresses));
+    let result = devices.iter().try_for_each(|(name, new_name)| {
+        let mut send = || {
+            let link = host.link(name)?;
+            let addresses = host.addresses(link.index)?;
+            let sent = host.send_away(link.index, inside.as_fd(), new_name);
+            // The kernel moves first and renames then: it may have failed in between.
+            let arrived =
+                if sent.is_ok() { Some(new_name) } else { host.link(name).is_err().then_some(name) };
+            moved.extend(arrived.map(|inside| Moved {
+                name,
+                inside,
+                up: link.flags & IFF_UP != 0,
+                addresses,
+            }));
+            sent
+        };
+        send().map_err(failed(name))
+    });
+    let result = result.and_then(|()| {
+        let settle =
+            |route: &Route| moved.iter().try_for_each(|device| device.settle(route, device.inside, true));
+        within(inside.as_fd(), settle).map_err(failed("addresses inside"))
+    });
+    if result.is_err() {
+        // The error that counts is the one that led here.
+        let _ = within(inside.as_fd(), |route| {
+            for device in moved.iter().rev() {
+                let back = route.link(device.inside);
+                let _ = back.and_then(|link| route.send_away(link.index, own.as_fd(), device.name));
+            }
+            Ok(())
+        });
+        for device in &moved {
+            let _ = device.settle(&host, device.name, device.up);
+        }
     }
-    // A namespace is a thread's: one of its own goes there and ends.
-    let settled = std::thread::scope(|scope| scope.spawn(|| settle(namespace.as_fd(), &moved)).join());
-    settled.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())).map_err(failed("addresses inside"))
+    result
 }
 
-fn settle(namespace: BorrowedFd<'_>, moved: &[(&String, Vec<Address>)]) -> io::Result<()> {
-    crate::sys::thread::set_namespace(namespace.as_raw_fd(), libc::CLONE_NEWNET as u64)?;
-    let route = Route::open()?;
-    for (inside, addresses) in moved {
-        let index = route.index_of(inside)?;
-        for address in addresses {
-            route.add_address(index, address)?;
+/// Does something in another network namespace. A namespace is a thread's: one of its own goes there and ends.
+fn within(namespace: BorrowedFd<'_>, action: impl FnOnce(&Route) -> io::Result<()> + Send) -> io::Result<()> {
+    let there = || {
+        crate::sys::thread::set_namespace(namespace.as_raw_fd(), libc::CLONE_NEWNET as u64)?;
+        action(&Route::open()?)
+    };
+    let done = std::thread::scope(|scope| scope.spawn(there).join());
+    done.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+/// A device that has been moved, and what it had before.
+struct Moved<'a> {
+    name: &'a str,
+    inside: &'a str,
+    up: bool,
+    addresses: Vec<Address>,
+}
+
+impl Moved<'_> {
+    /// Gives the device its addresses, and raises it, in the namespace of `route`, where it is called `name`.
+    fn settle(&self, route: &Route, name: &str, up: bool) -> io::Result<()> {
+        let link = route.link(name)?;
+        for address in &self.addresses {
+            route.add_address(link.index, address)?;
         }
-        route.raise(index)?;
+        if up { route.raise(link.index) } else { Ok(()) }
     }
-    Ok(())
+}
+
+/// What the kernel tells about a device.
+struct Link {
+    index: u32,
+    flags: u32,
 }
 
 /// An address as the kernel told it: family, prefix length, and its attributes.
@@ -83,16 +134,16 @@ impl Route {
         Ok(Self(socket))
     }
 
-    fn index_of(&self, name: &str) -> io::Result<u32> {
+    fn link(&self, name: &str) -> io::Result<Link> {
         let mut body = link_header(0, 0, 0);
         attribute(&mut body, IFLA_IFNAME, &terminated(name));
-        let mut index = None;
+        let mut link = None;
         self.request(RTM_GETLINK, 0, &body, |kind, body| {
             if kind == RTM_NEWLINK {
-                index = u32_at(body, 4);
+                link = u32_at(body, 4).zip(u32_at(body, 8)).map(|(index, flags)| Link { index, flags });
             }
         })?;
-        index.ok_or_else(|| io::ErrorKind::NotFound.into())
+        link.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The addresses of a device that are of use elsewhere: global and permanent ones.
@@ -233,5 +284,51 @@ mod tests {
         assert_eq!(body.len() % 4, 0);
         assert_eq!(attributes(&body), [(3, b"eth0\0".to_vec()), (28, 7u32.to_ne_bytes().to_vec())]);
         assert!(attributes(&[9, 0, 0, 0]).is_empty());
+    }
+
+    /// Moves devices between two network namespaces of its own, on a thread of its own.
+    #[test]
+    fn what_was_moved_comes_back_when_a_later_one_fails() {
+        std::thread::spawn(|| {
+            if crate::sys::thread::unshare(libc::CLONE_NEWNET as u64).is_err() {
+                return eprintln!("SKIPPED: a network namespace takes root");
+            }
+            let ip = |words: &str| {
+                let output = std::process::Command::new("ip").args(words.split(' ')).output();
+                output.ok().filter(|o| o.status.success()).map(|o| String::from_utf8(o.stdout).unwrap())
+            };
+            if ip("link add v0 type veth peer name v1").is_none() {
+                return eprintln!("SKIPPED: no command `ip`, or no veth devices");
+            }
+            ip("addr add 10.98.7.6/24 dev v0").unwrap();
+            ip("link set v0 up").unwrap();
+            let mut other =
+                std::process::Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+            let pid = i32::try_from(other.id()).unwrap();
+            let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+            while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == own {
+                std::thread::yield_now();
+            }
+            let moved = |second: &str| {
+                let list = [("v0", "eth0"), ("v1", second), ("missing", "eth2")];
+                let list = list.map(|(name, inside)| (name.to_owned(), inside.to_owned()));
+                let failed = move_devices(&list, pid).map(drop);
+                (failed, ip("addr show v0"), ip("addr show v1"))
+            };
+            for second in ["eth1", "eth0"] {
+                let (failed, v0, v1) = moved(second);
+                assert!(failed.is_err());
+                let v0 = v0.expect("v0 is back");
+                assert!(v0.contains("10.98.7.6/24") && v0.contains(",UP"), "{v0}");
+                let v1 = v1.expect("v1 is back");
+                assert!(!v1.contains(",UP"), "{v1}");
+            }
+            move_devices(&[("v0".to_owned(), "eth0".to_owned())], pid).unwrap();
+            assert_eq!(ip("addr show v0"), None);
+            other.kill().unwrap();
+            other.wait().unwrap();
+        })
+        .join()
+        .unwrap();
     }
 }

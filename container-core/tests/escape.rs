@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Bundle, captured, config, extras, is_root, run, wait};
+use container_core::Error;
 use container_core::launch::{self, Target};
 use container_core::oci_spec::runtime::Spec;
 use container_core::plan::{Facts, Plan};
@@ -127,8 +128,10 @@ fn a_tiny_memory_limit_is_the_containers_problem() {
         let mut spec = config("true");
         spec["linux"]["resources"] = json!({"memory": {"limit": limit}});
         // Whether it starts is the kernel's to say; that this program survives it is the promise.
-        if let Ok(output) = run(&bundle, &spec) {
-            assert!(output.status == 0 || output.status == -9, "{}", output.status);
+        match run(&bundle, &spec) {
+            Ok(output) => assert!(output.status == 0 || output.status == -9, "{}", output.status),
+            Err(Error::Limit { limit, .. }) => assert_eq!(limit, "memory"),
+            Err(other) => panic!("{limit}: {other:?}"),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::path::PathBuf;
+
 use common::{Bundle, config, run, script};
-use container_core::plan::Facts;
+use container_core::Error;
+use container_core::plan::{Extras, Facts, Plan};
 use serde_json::json;
 
 #[test]
@@ -193,4 +196,184 @@ fn devices_of_the_host_are_closed_unless_opened() {
     let text = run(&bundle, &spec).unwrap().text;
     assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
     assert!(text.ends_with("ok\n"), "{text}");
+}
+
+/// A node in the image, and one that the container makes, where nothing but the mount can rule over devices.
+#[test]
+fn without_device_rules_nodes_in_the_root_are_dead() {
+    if !common::is_root() {
+        return common::skipped("root", "device nodes take root");
+    }
+    let Some(bundle) = Bundle::new() else { return };
+    let node = bundle.root().join("loop");
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    let number = rustix::fs::makedev(7, 0);
+    rustix::fs::mknodat(rustix::fs::CWD, &node, rustix::fs::FileType::BlockDevice, mode, number).unwrap();
+    std::fs::set_permissions(&node, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let script = "head -c 1 /loop 2>&1; head -c 1 /dev/zero >/dev/null && echo x >/dev/null && echo ok";
+    let with = |spec: &serde_json::Value, change: fn(&mut Extras)| {
+        let mut extras = common::extras(&bundle);
+        change(&mut extras);
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        let plan = Plan::new(&spec, &extras, &Facts::gather().unwrap()).unwrap();
+        let text = common::run_plan(&plan).unwrap().text;
+        assert!(text.contains("denied") || text.contains("not permitted"), "{text}");
+        assert!(text.ends_with("\nok\n"), "{text}");
+    };
+    let plain = config(script);
+    with(&plain, |_| {});
+    with(&plain, |extras| extras.no_cgroup = true);
+    with(&plain, |extras| extras.controllers = cgroup::Controller::Memory.into());
+    let mut no_dev = plain.clone();
+    no_dev["mounts"] = json!([]);
+    with(&no_dev, |extras| extras.no_cgroup = true);
+    let mut mapped = plain;
+    mapped["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 1000}]);
+    mapped["linux"]["uidMappings"] = map.clone();
+    mapped["linux"]["gidMappings"] = map;
+    with(&mapped, |_| {});
+    with(&mapped, |extras| extras.no_cgroup = true);
+}
+
+/// Below a group that allows no devices the rules cannot be set.
+#[test]
+fn device_rules_are_never_best_effort() {
+    let facts = Facts::gather().unwrap();
+    let controlled = facts.cgroups.as_ref().is_some_and(|hierarchy| {
+        hierarchy.mounts().iter().any(|mount| {
+            mount.version() == cgroup::Version::V1
+                && mount.controllers().contains(cgroup::Controller::Devices)
+        })
+    });
+    if !common::is_root() || !controlled {
+        return common::skipped("root", "access to devices is ruled by control groups of version 1");
+    }
+    let Some(bundle) = Bundle::new() else { return };
+    let mut extras = common::extras(&bundle);
+    let hierarchy = facts.cgroups.as_ref().unwrap();
+    let path = cgroup::CgroupPath::new(&format!("{}-above", extras.id)).unwrap();
+    let above = cgroup::Cgroup::create(hierarchy, &path).unwrap();
+    above.apply(&cgroup::Limits::new().devices([])).unwrap();
+    let mut spec = config("true");
+    spec["linux"]["cgroupsPath"] = json!(format!("{}-above/below", extras.id));
+    extras.limits_best_effort = true;
+    let spec = serde_json::from_value(spec).unwrap();
+    let result = Plan::new(&spec, &extras, &facts).and_then(|plan| common::run_plan(&plan));
+    above.remove().unwrap();
+    match result {
+        Err(Error::Limit { limit, .. }) => assert_eq!(limit, "devices"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its own mount namespace then belongs to that user namespace, and what may be mounted follows from it.
+#[test]
+fn a_user_namespace_is_joined_with_others() {
+    if !common::is_root() {
+        return common::skipped("root", "the namespaces of another container take rights over them");
+    }
+    let Some(bundle) = Bundle::new() else { return };
+    let mut spec = config("sleep 100");
+    spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+    spec["linux"]["uidMappings"] = map.clone();
+    spec["linux"]["gidMappings"] = map;
+    let (first, _output) = common::spawn(&common::plan(&bundle, &spec).unwrap()).unwrap();
+    let path = |kind: &str| format!("/proc/{}/ns/{kind}", first.pid);
+    let all = [("user", "user"), ("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
+    for joined in [&all[..1], &all[..2], &all[..]] {
+        let mut spec = config(
+            "for n in user pid net ipc uts; do readlink /proc/self/ns/$n; done; ls -d /proc/1 /dev/shm",
+        );
+        spec.as_object_mut().unwrap().remove("hostname");
+        let new = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
+        let mut namespaces: Vec<_> =
+            joined.iter().map(|(kind, file)| json!({"type": kind, "path": path(file)})).collect();
+        namespaces.extend(
+            new.iter()
+                .filter(|kind| joined.iter().all(|(known, _)| known != *kind))
+                .map(|kind| json!({"type": kind})),
+        );
+        spec["linux"]["namespaces"] = json!(namespaces);
+        let output = run(&bundle, &spec).unwrap();
+        assert_eq!(output.status, 0, "{}", output.text);
+        for (_, file) in joined {
+            let wanted = std::fs::read_link(path(file)).unwrap();
+            assert!(output.text.contains(wanted.to_str().unwrap()), "{}", output.text);
+        }
+    }
+    rustix::process::pidfd_send_signal(&first.pidfd, rustix::process::Signal::KILL).unwrap();
+    common::wait(&first.pidfd);
+    if let Some(cgroup) = first.cgroup {
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
+fn more_groups_than_there_is_room_for_are_an_error() {
+    let Some(bundle) = Bundle::new() else { return };
+    let lines: String = (2000..2300).map(|gid| format!("g{gid}:x:{gid}:root\n")).collect();
+    std::fs::write(bundle.root().join("etc/group"), format!("root:x:0:\n{lines}")).unwrap();
+    let mut extras = common::extras(&bundle);
+    extras.user = Some("root".into());
+    let spec = serde_json::from_value(config("id")).unwrap();
+    let plan = Plan::new(&spec, &extras, &Facts::gather().unwrap()).unwrap();
+    match common::run_plan(&plan) {
+        Err(Error::Invalid { reason, .. }) => {
+            assert!(reason.contains("300") && reason.contains("256"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the kernel kills at birth when the caller's own group was ever killed as a whole (CLONE_INTO_CGROUP, Linux 6.14).
+#[test]
+fn a_caller_whose_group_was_killed_once_starts_containers() {
+    let facts = Facts::gather().unwrap();
+    let unified = facts.cgroups.as_ref().and_then(|hierarchy| hierarchy.unified());
+    let Some(unified) = unified.filter(|_| common::is_root()) else {
+        return common::skipped("root", "groups of version 2 take root");
+    };
+    let Some(bundle) = Bundle::new() else { return };
+    let extras = common::extras(&bundle);
+    let group = unified.mountpoint().join(format!("{}-killed", extras.id));
+    std::fs::create_dir(&group).unwrap();
+    std::fs::write(group.join("cgroup.kill"), "1").unwrap();
+    // The same test program in that group, for it is about the caller's own.
+    let program = std::env::current_exe().unwrap();
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
+        .arg(&group)
+        .arg(program)
+        .args(["--exact", "the_exit_status_is_the_commands"])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    std::fs::remove_dir(&group).unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_script_with_a_long_path_and_interpreter() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(bundle) = Bundle::new() else { return };
+    let mut path = PathBuf::from("/");
+    while path.as_os_str().len() < 3700 {
+        path.push("d".repeat(200));
+    }
+    let mut dir =
+        rustix::fs::open(bundle.root(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    for name in path.components().skip(1) {
+        let std::path::Component::Normal(name) = name else { unreachable!() };
+        rustix::fs::mkdirat(&dir, name, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        dir = rustix::fs::openat(&dir, name, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    }
+    let script = PathBuf::from(format!("/proc/self/fd/{}/script", std::os::fd::AsRawFd::as_raw_fd(&dir)));
+    std::fs::write(&script, "#!/bin/sh -e\necho ${#0} $1\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = path.join("script");
+    let mut spec = config("");
+    spec["process"]["args"] = json!([path, "x"]);
+    assert_eq!(run(&bundle, &spec).unwrap().text, format!("{} x\n", path.as_os_str().len()));
 }

@@ -210,3 +210,18 @@ fn owners_of_an_idmapped_mount() {
     );
     assert_eq!(text(&bundle, &spec), "1000:2000\n0:0\n");
 }
+
+#[test]
+fn a_tmpfs_without_a_mode_takes_that_of_the_directory_it_covers() {
+    let Some(bundle) = Bundle::new() else { return };
+    std::fs::set_permissions(bundle.root().join("var"), std::fs::Permissions::from_mode(0o2751)).unwrap();
+    let spec = with_mounts(
+        "stat -c %a /var /new /tmp",
+        json!([
+            {"destination": "/var", "type": "tmpfs"},
+            {"destination": "/new", "type": "tmpfs"},
+            {"destination": "/tmp", "type": "tmpfs", "options": ["mode=700"]}
+        ]),
+    );
+    assert_eq!(text(&bundle, &spec), "2751\n1777\n700\n");
+}

@@ -1,9 +1,10 @@
 //! The control group of a launch.
 
-use cgroup::{Cgroup, CgroupPath, DeviceRule, Limits};
+use cgroup::{Cgroup, CgroupPath, Controller, DeviceRule, Limits, Max};
 
 use crate::error::{Error, Result};
 use crate::plan::CgroupRequest;
+use crate::step::Step;
 
 /// A group made for a launch, with what could not be set.
 #[derive(Debug, Default)]
@@ -22,8 +23,10 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
     let group = match create(&request.hierarchy, &path, request.controllers) {
         Ok(group) => group,
         Err(_) if request.optional => return Ok(Made::default()),
+        // Rules about devices are no limit that may be left out: without them the host's disks are open.
         Err(e)
             if request.best_effort
+                && !request.rules_devices
                 && !matches!(e, cgroup::Error::Exists { .. } | cgroup::Error::NotEmpty { .. }) =>
         {
             let skipped = limits.controllers().iter();
@@ -36,7 +39,12 @@ pub(super) fn make(request: Option<&CgroupRequest>) -> Result<Made> {
         Err(e) => return Err(error(e)),
     };
     if request.best_effort {
-        let skipped = group.apply_best_effort(&limits);
+        let mut skipped = group.apply_best_effort(&limits);
+        let devices = skipped.iter().position(|skipped| skipped.controller == Controller::Devices);
+        if let Some(at) = devices.filter(|_| request.rules_devices) {
+            let _ = group.remove();
+            return Err(limit_error(&limits, skipped.swap_remove(at).error));
+        }
         let skipped =
             skipped.iter().map(|skipped| format!("{}: {}", skipped.controller, reason(&skipped.error)));
         return Ok(Made { skipped: skipped.collect(), group: Some(group) });
@@ -78,13 +86,40 @@ fn is_refusal(error: &cgroup::Error) -> bool {
 
 /// Somebody without rights over control groups asked for limits.
 fn refused(limits: &Limits, cause: cgroup::Error) -> Error {
+    let why = match cause.raw_os_error() {
+        Some(libc::EROFS) => "cgroup file system is read-only",
+        _ => "no control group may be made here: it takes root, or a group that was delegated to this user",
+    };
     Error::Limit {
         limit: limits.controllers().to_string(),
-        reason:
-            "no control group may be made here: it takes root, or a group that was delegated to this user; \
-                 or ask for limits as best effort"
-                .into(),
+        reason: format!("{why}; or ask for limits as best effort"),
         source: Box::new(cause),
+    }
+}
+
+/// The reason for a set-up that failed, where it is that the group's memory limit was met: the kernel killed the process, or
+/// refused it memory.
+pub(super) fn explain(group: Option<&Cgroup>, error: Error) -> Error {
+    let killed = matches!(&error, Error::Setup { step: Step::Clone, .. });
+    // The kernel says E2BIG when there is no memory to copy the arguments to.
+    if !killed && !matches!(error.errno(), Some(libc::ENOMEM | libc::E2BIG)) {
+        return error;
+    }
+    let Some(memory) = group.and_then(|group| group.stats().ok()).map(|stats| stats.memory) else {
+        return error;
+    };
+    // Which process was killed for want of memory is counted where its memory is charged, which is not here while that is the
+    // host program's. So the level tells: the kernel charges up to 64 pages at a time.
+    const BATCH: u64 = 64 * 4096;
+    let met = memory.limit_hits.is_some_and(|hits| hits > 0)
+        || matches!((memory.peak, memory.max), (Some(peak), Some(Max::At(max))) if peak + BATCH >= max);
+    if !met {
+        return error;
+    }
+    Error::Limit {
+        limit: "memory".to_owned(),
+        reason: "it is too small for the container to be set up".to_owned(),
+        source: Box::new(error),
     }
 }
 

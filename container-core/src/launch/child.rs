@@ -337,7 +337,11 @@ fn join_all(context: &mut Context, kinds: u64) -> Done {
 fn succeed(context: &mut Context, flags: u64) -> Done {
     match crate::sys::clone::fork_beside(flags)? {
         None => {
-            // Until the parent knows of us: it could not clean up after us before.
+            // The parent has to know of us, or could not clean up after us: both of us tell it, for either may be killed now.
+            if let Ok(pidfd) = crate::sys::clone::pidfd_of_self() {
+                socket::send(context.channel, &protocol::request(Request::Successor), Some(pidfd))?;
+                fd::close(pidfd);
+            }
             let mut answer = [0; protocol::SIZE];
             if socket::receive(context.channel, &mut answer)?.0 == 0 {
                 thread::exit(127);

@@ -64,8 +64,8 @@ fn run_inside(
             |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
         // A hook inside shares the command's environment; one that is only in the namespaces gets none but its own.
         let env: &[_] = if kind == HookKind::StartContainer { &services.environment } else { &[] };
-        // Before the root is changed the host's tree is still there, and the bundle in it.
-        let cwd = (kind == HookKind::CreateContainer).then_some(state.bundle.as_path());
+        // Before the root is changed the host's tree is still there, with the container's mounted at its root directory.
+        let cwd = (kind == HookKind::CreateContainer).then_some(services.state.root.as_path());
         let plan = plan::exec::hook(hook, services.kinds, env, cwd)?;
         let (stdio, output) = hooks::stdio(state).map_err(failed)?;
         let io = Io {
@@ -78,7 +78,7 @@ fn run_inside(
             .map_err(|error| hooks::not_started(kind, index, hook, &error))?;
         let pid = Pid::from_raw(running.pid)
             .ok_or_else(|| failed(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
-        hooks::supervise(kind, index, hook, HookProcess { pid, pidfd: running.pidfd, output })?;
+        hooks::supervise(kind, index, hook, HookProcess::new(pid, running.pidfd, output))?;
     }
     Ok(())
 }
@@ -87,7 +87,8 @@ fn run_inside(
 fn send_listener(services: &Services, fd: Option<OwnedFd>, pid: i32) -> Result<()> {
     let (Some(listener), Some(fd)) = (&services.listener, fd) else { return Ok(()) };
     let failed = |errno: rustix::io::Errno| {
-        Error::setup(Step::Seccomp, format!("listener to {}", listener.path.display()), errno)
+        let subject = format!("failed to connect with seccomp agent {}", listener.path.display());
+        Error::setup(Step::Seccomp, subject, errno)
     };
     let fields = &services.state;
     let message = json!({

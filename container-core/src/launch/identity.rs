@@ -29,9 +29,8 @@ impl Identity {
     }
 }
 
-/// Encodes the parent's answer: uid, gid, number of groups, length of home; then both.
+/// Encodes the parent's answer: uid, gid, number of groups (at most [`MOST_GROUPS`]), length of home; then both.
 pub(crate) fn encode(uid: u32, gid: u32, groups: &[u32], home: &[u8]) -> Vec<u8> {
-    let groups = &groups[..groups.len().min(MOST_GROUPS)];
     let home = if home.len() <= LONGEST_HOME { home } else { b"" };
     let mut answer = Vec::with_capacity(ANSWER);
     for word in [uid, gid, groups.len() as u32, home.len() as u32].iter().chain(groups) {

@@ -25,6 +25,7 @@ mod wiring;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use gate::release;
 pub use root_mount::RootMount;
@@ -235,6 +236,7 @@ fn start(
         }
         started
     });
+    let started = started.map_err(|error| cgroups::explain(cgroup.group.as_ref(), error));
     if started.is_err()
         && let Some(made) = &cgroup.group
     {
@@ -260,10 +262,45 @@ fn start_in(
         (None, None) => None,
     };
     wiring.prepare(plan, entry.as_ref())?;
+    let into = entry.as_ref().and_then(|entry| entry.clone_into.as_ref());
+    if let Some(into) = into.filter(|_| !STILLBORN.load(Ordering::Relaxed)) {
+        if let Some(started) = attempt(plan, wiring, gate, entry.as_ref(), Some(into))? {
+            return Ok(started);
+        }
+        STILLBORN.store(true, Ordering::Relaxed);
+        wiring.renew_channel()?;
+    }
+    if let Some(into) = into {
+        wiring.enter_by_writing(into)?;
+    }
+    attempt(plan, wiring, gate, entry.as_ref(), None)?.ok_or_else(ended_early)
+}
 
+/// Children that are cloned into a control group are killed at birth. Linux 6.14 and later do so when the calling process's own
+/// group, or the other one, was ever killed as a whole (`cgroup.kill`): they compare the marks of two different groups. As
+/// that stays so, later children enter their group by themselves from the beginning.
+static STILLBORN: AtomicBool = AtomicBool::new(false);
+
+fn ended_early() -> Error {
+    Error::setup(
+        Step::Clone,
+        "the process ended before its command ran (killed from outside?)",
+        std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
+    )
+}
+
+/// Clones and serves the child, which is born in the control group `into`, or enters it by itself. `None`: it was killed before it
+/// said anything, and is gone.
+fn attempt(
+    plan: &Plan,
+    wiring: &mut Wiring,
+    gate: GateKind,
+    entry: Option<&cgroup::Entry>,
+    into: Option<&OwnedFd>,
+) -> Result<Option<Started>> {
     let shares_memory = plan.may_share_memory && gate == GateKind::Open;
     let shield = shares_memory.then(|| Shield::raise(plan.privileged));
-    let context = wiring.context(plan, gate, shares_memory, entry.as_ref());
+    let context = wiring.context(plan, gate, shares_memory, entry);
     let state = Child { operations: &raw const *plan.inside, context };
     let mut cradle = Cradle::new(state).map_err(|e| Error::setup(Step::Clone, "a stack", e))?;
 
@@ -274,14 +311,14 @@ fn start_in(
         args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     }
     args.flags |= CLONE_CLEAR_SIGHAND;
-    if let Some(into) = entry.as_ref().and_then(|entry| entry.clone_into.as_ref()) {
+    if let Some(into) = into {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = into.as_raw_fd() as u64;
     }
-    let surroundings = match (plan.isolated, &plan.services.maps) {
+    let surroundings = match (plan.isolated, plan.services.kinds & crate::plan::USER) {
         (false, _) => Surroundings::Host,
-        (true, None) => Surroundings::Empty,
-        (true, Some(_)) => Surroundings::Visible,
+        (true, 0) => Surroundings::Empty,
+        (true, _) => Surroundings::Visible,
     };
     let (channel, child_end) = wiring.channel()?;
     let ready = cradle.ready(args);
@@ -293,7 +330,8 @@ fn start_in(
         }
     };
     // While memory is shared the launcher only comes back when the command runs: the child's first word tells that it lives.
-    let mut server = Server::new(&plan.services, channel, cradle.born(), wiring.console.take());
+    let mut server =
+        Server::new(&plan.services, channel, cradle.born(), wiring.console.as_ref().map(AsFd::as_fd));
     let (outcome, cloned) = if shares_memory {
         let outcome = server.serve(&plan.inside);
         if outcome.is_err()
@@ -308,6 +346,7 @@ fn start_in(
             Err(error) => (Ok(Outcome::Ready), Err(error)),
         }
     };
+    let silent = server.heard_nothing();
     let (pid, successor, terminal, channel) = server.finish();
     if let Err(error) = cloned {
         cradle.vacate();
@@ -317,11 +356,7 @@ fn start_in(
     let announced = shares_memory && cradle.state().context.executing;
     let result = match outcome {
         Ok(Outcome::Executed { announced: told }) if told || announced => Ok(None),
-        Ok(Outcome::Executed { .. }) => Err(Error::setup(
-            Step::Clone,
-            "the process ended before its command ran (killed from outside?)",
-            std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
-        )),
+        Ok(Outcome::Executed { .. }) => Err(ended_early()),
         Ok(Outcome::Ready) => Ok(Some(channel)),
         Err(error) => Err(error),
     };
@@ -337,16 +372,17 @@ fn start_in(
                 }
                 None => pidfd,
             };
-            Ok((pid, pidfd, terminal, channel))
+            Ok(Some((pid, pidfd, terminal, channel)))
         }
         Err(error) => {
-            serve::put_down(pidfd.as_fd());
+            let status = serve::put_down(pidfd.as_fd());
             if let Some(successor) = &successor {
                 serve::put_down(successor.as_fd());
             }
             cradle.vacate();
             drop(shield);
-            Err(error)
+            let killed = status.and_then(|status| status.terminating_signal()) == Some(libc::SIGKILL);
+            if into.is_some() && silent && !announced && killed { Ok(None) } else { Err(error) }
         }
     }
 }

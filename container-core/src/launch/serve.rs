@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::child::Failure;
 use super::protocol::{self, Message};
@@ -30,9 +30,10 @@ pub(super) struct Server<'a> {
     channel: OwnedFd,
     born: &'a Born,
     successor: Option<(i32, OwnedFd)>,
-    console: Option<OwnedFd>,
+    console: Option<BorrowedFd<'a>>,
     terminal: Option<OwnedFd>,
     announced: bool,
+    silent: bool,
 }
 
 impl<'a> Server<'a> {
@@ -40,9 +41,15 @@ impl<'a> Server<'a> {
         services: &'a Services,
         channel: OwnedFd,
         born: &'a Born,
-        console: Option<OwnedFd>,
+        console: Option<BorrowedFd<'a>>,
     ) -> Self {
-        Self { services, channel, born, successor: None, console, terminal: None, announced: false }
+        let (announced, silent) = (false, true);
+        Self { services, channel, born, successor: None, console, terminal: None, announced, silent }
+    }
+
+    /// The process has not said a word.
+    pub(super) fn heard_nothing(&self) -> bool {
+        self.silent
     }
 
     /// Process id, the pidfd of a second process that took over, the terminal, and the channel.
@@ -61,6 +68,7 @@ impl<'a> Server<'a> {
             if length == 0 {
                 return Ok(Outcome::Executed { announced: self.announced });
             }
+            self.silent = false;
             match protocol::decode(&message) {
                 Message::Failure { step, errno, detail, text } => {
                     let failure = Failure { errno, detail };
@@ -68,6 +76,9 @@ impl<'a> Server<'a> {
                 }
                 Message::Request(request) if request == Request::Ready as u32 => return Ok(Outcome::Ready),
                 Message::Request(request) if request == Request::Executing as u32 => self.announced = true,
+                // It is told twice.
+                Message::Request(request)
+                    if request == Request::Successor as u32 && self.successor.is_some() => {}
                 Message::Request(request) if request == Request::Successor as u32 => {
                     self.succeed(fd)?;
                     // To the second process, which waits to be known.
@@ -134,6 +145,17 @@ impl<'a> Server<'a> {
             return Ok(identity::encode(0, 0, &[], b""));
         };
         let found = crate::user::resolve(root.as_fd(), user)?;
+        let groups = found.additional_gids.len();
+        if groups > identity::MOST_GROUPS {
+            // Cut, it would have less rights than it should, or more where a group is there to refuse something.
+            return Err(Error::invalid(
+                format!("user {user}"),
+                format!(
+                    "it is in {groups} groups, and {} are the most that are taken over",
+                    identity::MOST_GROUPS
+                ),
+            ));
+        }
         let home = found.home.map(|home| home.into_os_string().into_encoded_bytes()).unwrap_or_default();
         Ok(identity::encode(found.uid, found.gid, &found.additional_gids, &home))
     }
@@ -176,17 +198,17 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> Result<i32> {
 }
 
 /// Waits for the end of our own child and takes its status away.
-pub(super) fn reap(pidfd: BorrowedFd<'_>) {
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
     loop {
         match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
             Err(rustix::io::Errno::INTR) => {}
-            _ => return,
+            other => return other.ok().flatten(),
         }
     }
 }
 
 /// Kills our own child and reaps it.
-pub(super) fn put_down(pidfd: BorrowedFd<'_>) {
+pub(super) fn put_down(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-    reap(pidfd);
+    reap(pidfd)
 }

@@ -19,6 +19,8 @@ pub(super) struct Wiring {
     slots: Vec<i32>,
     parent: Option<OwnedFd>,
     child: Option<OwnedFd>,
+    /// The file by which the process enters a version 2 group, when it is not born there.
+    cgroup_processes: Option<OwnedFd>,
     streams: [Option<OwnedFd>; 3],
     inherited: Vec<(OwnedFd, i32)>,
     preserve: u32,
@@ -29,21 +31,13 @@ pub(super) struct Wiring {
 
 impl Wiring {
     pub(super) fn new(plan: &Plan, io: Io, gate: GateKind, target: Option<&Target<'_>>) -> Result<Self> {
-        let failed = |e: rustix::io::Errno| Error::setup(Step::Descriptors, "the channel", e);
-        let (parent, child) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed)?;
         if let Some((_, wrong)) = io.inherit.iter().find(|(_, number)| *number < 3) {
             return Err(Error::invalid(format!("inherited descriptor {wrong}"), "numbers start at 3"));
         }
         let highest = io.inherit.iter().map(|(_, number)| *number).max().unwrap_or(2);
         let above = (highest + 1).max(3 + io.preserve as i32);
         let lift = |fd: OwnedFd| if fd.as_raw_fd() < above { raise(fd.as_fd(), above) } else { Ok(fd) };
-        let child = lift(child)?;
+        let (parent, child) = pair(above)?;
         let streams = [io.stdin, io.stdout, io.stderr].map(|stream| stream.map(lift).transpose());
         let [stdin, stdout, stderr] = streams;
         let inherited =
@@ -53,6 +47,7 @@ impl Wiring {
             slots: vec![-1; plan.slots],
             parent: Some(parent),
             child: Some(child),
+            cgroup_processes: None,
             streams: [stdin?, stdout?, stderr?],
             inherited,
             preserve: io.preserve,
@@ -98,7 +93,10 @@ impl Wiring {
             parent_end: self.parent.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             privileged: plan.privileged,
             gate,
-            cgroup_entries: entry.iter().flat_map(|e| e.tasks.iter().map(AsRawFd::as_raw_fd)).collect(),
+            cgroup_entries: {
+                let tasks = entry.iter().flat_map(|entry| &entry.tasks);
+                tasks.chain(&self.cgroup_processes).map(AsRawFd::as_raw_fd).collect()
+            },
             stdio: [0, 1, 2].map(|n: usize| self.streams[n].as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             inherited: self.inherited.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect(),
             first_closed: 3 + self.preserve as i32,
@@ -113,6 +111,21 @@ impl Wiring {
         }
     }
 
+    /// A new channel, for one more clone.
+    pub(super) fn renew_channel(&mut self) -> Result<()> {
+        let (parent, child) = pair(self.above)?;
+        (self.parent, self.child) = (Some(parent), Some(child));
+        Ok(())
+    }
+
+    /// The process is to enter this version 2 group by itself.
+    pub(super) fn enter_by_writing(&mut self, group: &OwnedFd) -> Result<()> {
+        let file = fd::openat(group.as_raw_fd(), c"cgroup.procs", libc::O_WRONLY, 0)
+            .map_err(|errno| Error::setup(Step::EnterCgroup, "cgroup.procs", errno))?;
+        self.cgroup_processes = Some(adopt(file));
+        Ok(())
+    }
+
     /// The root, as it was opened before the clone; -1 when it was not.
     pub(super) fn root(&self) -> i32 {
         self.slots[ROOT]
@@ -124,6 +137,19 @@ impl Wiring {
             Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe))
         })
     }
+}
+
+/// The parent's and the process's end, the latter out of the way of descriptors that get a number.
+fn pair(above: i32) -> Result<(OwnedFd, OwnedFd)> {
+    let (parent, child) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| Error::setup(Step::Descriptors, "the channel", e))?;
+    let child = if child.as_raw_fd() < above { raise(child.as_fd(), above)? } else { child };
+    Ok((parent, child))
 }
 
 impl Drop for Wiring {

@@ -93,9 +93,10 @@ impl Mounts<'_> {
         Ok(())
     }
 
-    /// A device node, or the host's own one bound in where the kernel lets nobody make nodes.
+    /// A device node, or the host's own one bound in where the kernel lets nobody make nodes, or where one in the root is dead.
     fn device(&mut self, mut device: Device) {
-        if self.namespaces.contains(USER) && device.mode & libc::S_IFMT != libc::S_IFIFO {
+        if (self.namespaces.contains(USER) || self.no_devices) && device.mode & libc::S_IFMT != libc::S_IFIFO
+        {
             device.bind = Some(self.open_host_file(&device.path.clone()));
         }
         self.attach.push(Operation::Device(Box::new(device)));

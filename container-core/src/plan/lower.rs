@@ -72,7 +72,12 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     }
     host_names(spec, &namespaces, &mut inside)?;
 
+    let cgroup = cgroup(spec, extras, facts)?;
+    // An image may have device nodes, and whoever may make nodes makes more: where no control group says which of them can be
+    // opened, none in the root can.
+    let no_devices = facts.privileged && !cgroup.as_ref().is_some_and(|request| request.rules_devices);
     let mut mounts = Mounts {
+        no_devices,
         spec,
         extras,
         facts,
@@ -151,7 +156,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
             && hooks.create_container.is_empty()
             && hooks.start_container.is_empty(),
         idmaps,
-        cgroup: cgroup(spec, extras, facts, namespaces.has_user())?,
+        cgroup,
         program,
         services,
     })
@@ -335,12 +340,7 @@ fn network_devices(spec: &Spec, namespaces: &Namespaces) -> Result<Vec<(String, 
     Ok(out)
 }
 
-fn cgroup(
-    spec: &Spec,
-    extras: &Extras,
-    facts: &Facts,
-    user_namespace: bool,
-) -> Result<Option<CgroupRequest>> {
+fn cgroup(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<Option<CgroupRequest>> {
     let linux_fields = spec.linux().as_ref();
     let mut resources = linux_fields.and_then(|l| l.resources().clone());
     // Access to devices is no ordinary user's to rule; the nodes inside are the host's own, with the host's permissions.
@@ -365,7 +365,6 @@ fn cgroup(
         best_effort: extras.limits_best_effort,
         optional,
         rules_devices: facts.privileged
-            && !user_namespace
             && extras.controllers.contains(cgroup::Controller::Devices)
             && hierarchy.controllers().contains(cgroup::Controller::Devices),
         hierarchy,

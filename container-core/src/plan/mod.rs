@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 pub use extras::{Extras, LowerLayer, Rootfs, UpperLayer};
 pub use facts::Facts;
-pub(crate) use namespaces::{Maps, Namespaces};
+pub(crate) use namespaces::{Maps, Namespaces, USER};
 use oci_spec::runtime::{LinuxResources, Spec};
 use operation::{Operation, Slot};
 pub(crate) use services::{Listener, Services};

@@ -26,6 +26,8 @@ pub(super) struct Mounts<'a> {
     pub(super) late: Vec<Operation>,
     pub(super) slots: Slot,
     pub(super) idmaps: Vec<(Slot, Maps)>,
+    /// Device nodes in the root cannot be opened.
+    pub(super) no_devices: bool,
 }
 
 /// A detached copy starts out in its source's peer group: cut, so that nothing but what is asked for is shared.
@@ -65,7 +67,7 @@ impl Mounts<'_> {
                     },
                     userxattr: *userxattr,
                     volatile: *volatile,
-                    attributes: 0,
+                    attributes: self.root_attributes(),
                 };
                 self.prepare.push(Operation::Overlay { slot: ROOT, overlay: Box::new(overlay) });
                 Ok(())
@@ -84,13 +86,20 @@ impl Mounts<'_> {
         self.prepare.push(Operation::OpenTree { slot: ROOT, path, recursive: true, follow: true });
         let name = "root".to_owned();
         let shared = self.root_propagation()?;
-        if shared.is_none_or(|p| p.kind == libc::MS_PRIVATE || p.kind == libc::MS_UNBINDABLE) {
-            self.prepare.push(Operation::SetAttributes { slot: ROOT, attr: CUT, recursive: true, name });
-        } else if shared.is_some_and(|p| p.kind == libc::MS_SLAVE) {
-            let attr = MountAttr { propagation: libc::MS_SLAVE, ..CUT };
+        let propagation = match shared.map(|p| p.kind) {
+            None | Some(libc::MS_PRIVATE | libc::MS_UNBINDABLE) => libc::MS_PRIVATE,
+            Some(libc::MS_SLAVE) => libc::MS_SLAVE,
+            Some(_) => 0,
+        };
+        let attr = MountAttr { set: self.root_attributes(), propagation, ..MountAttr::default() };
+        if attr != MountAttr::default() {
             self.prepare.push(Operation::SetAttributes { slot: ROOT, attr, recursive: true, name });
         }
         Ok(())
+    }
+
+    fn root_attributes(&self) -> u64 {
+        if self.no_devices { attr::NODEV } else { 0 }
     }
 
     fn root_propagation(&self) -> Result<Option<Propagation>> {
@@ -171,11 +180,26 @@ impl Mounts<'_> {
                 });
             }
         }
-        for (attr, recursive) in changes(options, true) {
+        let mut changes = changes(options, true);
+        if let Some(clear) = self.implied(options) {
+            let attr = MountAttr { clear, ..MountAttr::default() };
+            changes.insert(0, (attr, false));
+        }
+        for (attr, recursive) in changes {
             self.prepare.push(Operation::SetAttributes { slot, attr, recursive, name: name.clone() });
         }
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
+    }
+
+    /// Flags of the source's mount that a bind mount loses. As with mount(2), which remounts it with what is named and nothing
+    /// else: once a flag is named, all are meant. A user namespace may not take flags away that restrict; there the source's stay.
+    fn implied(&self, options: &MountOptions) -> Option<u64> {
+        const RESTRICTING: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let named = options.attributes_set() | options.attributes_clear();
+        let all = RESTRICTING | attr::NODIRATIME | attr::NOSYMFOLLOW;
+        let lost = if self.namespaces.has_user() { 0 } else { RESTRICTING };
+        (named & all != 0).then_some((lost | attr::NOSYMFOLLOW) & !options.attributes_set())
     }
 
     /// Owners of files shown shifted: by the mount's own mappings, or by the container's.
@@ -193,14 +217,18 @@ impl Mounts<'_> {
                 "it takes CAP_SYS_ADMIN over the source's file system",
             ));
         }
+        let recursive = options.idmap == Some(Scope::Recursive);
         let maps = if uids.is_empty() && gids.is_empty() {
-            match &self.namespaces.maps {
-                Some(maps) => maps.clone(),
-                None => {
-                    return Err(Error::invalid(
-                        subject(),
-                        "idmap without mappings needs a new user namespace",
-                    ));
+            let joined = self.namespaces.joined.iter().find(|joined| joined.kind == USER);
+            match (joined, &self.namespaces.maps) {
+                (Some(joined), _) => {
+                    let userns = joined.slot;
+                    self.prepare.push(Operation::Idmap { slot, userns, recursive, name: name.to_owned() });
+                    return Ok(());
+                }
+                (None, Some(maps)) => maps.clone(),
+                (None, None) => {
+                    return Err(Error::invalid(subject(), "idmap without mappings needs a user namespace"));
                 }
             }
         } else if uids.is_empty() || gids.is_empty() {
@@ -218,7 +246,6 @@ impl Mounts<'_> {
                 userns
             }
         };
-        let recursive = options.idmap == Some(Scope::Recursive);
         self.prepare.push(Operation::Idmap { slot, userns, recursive, name: name.to_owned() });
         Ok(())
     }

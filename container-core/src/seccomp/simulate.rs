@@ -114,7 +114,7 @@ fn read(native: Architecture, profile: &LinuxSeccomp) -> Vec<Reading<'_>> {
 
 /// What the profile says about a call.
 fn interpret(readings: &[Reading<'_>], profile: &LinuxSeccomp, call: &Call) -> u32 {
-    let x32 = call.token == Architecture::X32.token() && call.number >= X32_BIT;
+    let x32 = call.token == Architecture::X32.token() && call.number >= X32_BIT && call.number != u32::MAX;
     let reading = readings
         .iter()
         .find(|r| r.architecture.token() == call.token && (r.architecture == Architecture::X32) == x32);
@@ -232,10 +232,32 @@ mod tests {
         assert_eq!(on("clone", [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]), eperm);
         assert_eq!(on("socket", [libc::AF_INET as u64, 0, 0, 0, 0, 0]), allow);
         assert_eq!(on("socket", [libc::AF_VSOCK as u64, 0, 0, 0, 0, 0]), eperm);
+        for high in [1 << 32, u64::MAX << 32] {
+            // The kernel takes the family as an int.
+            assert_eq!(on("socket", [high | libc::AF_VSOCK as u64, 0, 0, 0, 0, 0]), eperm);
+        }
+        for family in (0..46).filter(|family| *family != libc::AF_VSOCK as u64) {
+            assert_eq!(on("socket", [family, 0, 0, 0, 0, 0]), allow, "{family}");
+        }
         assert_eq!(on("personality", [0xffff_ffff, 0, 0, 0, 0, 0]), allow);
         assert_eq!(on("personality", [0x40000, 0, 0, 0, 0, 0]), eperm);
         assert_eq!(run(&program, &Call { number: 9999, token: 0xc000_003e, args: [0; 6] }), enosys);
         assert_eq!(run(&program, &Call { number: 0, token: 0x1234, args: [0; 6] }), 0x8000_0000);
+    }
+
+    /// A tracer that wants a call skipped makes its number -1: not a call of a foreign architecture.
+    #[test]
+    fn number_minus_one_is_judged_like_an_unknown_call() {
+        for architectures in [vec![Arch::ScmpArchX86_64], vec![Arch::ScmpArchX86_64, Arch::ScmpArchX32]] {
+            let mut profile = default_profile(&[]);
+            profile.set_architectures(Some(architectures));
+            let program = compile_for(Architecture::X86_64, &profile).unwrap().filter;
+            let call = Call { number: u32::MAX, token: 0xc000_003e, args: [0; 6] };
+            assert_eq!(run(&program, &call), 0x5_0000 | libc::ENOSYS as u32);
+            profile.set_default_action(LinuxSeccompAction::ScmpActAllow);
+            let program = compile_for(Architecture::X86_64, &profile).unwrap().filter;
+            assert_eq!(run(&program, &call), 0x7fff_0000);
+        }
     }
 
     fn actions() -> impl Strategy<Value = LinuxSeccompAction> {

@@ -290,3 +290,13 @@ pub(crate) fn fork_beside(flags: u64) -> Sys<Option<i32>> {
         unsafe { super::raw::syscall!(libc::SYS_clone3, std::ptr::from_ref(&args), size_of::<CloneArgs>()) }?;
     Ok((pid != 0).then_some(pidfd))
 }
+
+/// A pidfd of the calling process.
+pub(crate) fn pidfd_of_self() -> Sys<i32> {
+    // SAFETY: neither call takes a pointer.
+    unsafe {
+        let pid = super::raw::syscall!(libc::SYS_getpid)?;
+        super::raw::syscall!(libc::SYS_pidfd_open, pid, 0)
+    }
+    .map(|fd| fd as i32)
+}
