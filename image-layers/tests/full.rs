@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fixture::mount::in_mount_namespace;
+use fixture::mount::{in_mount_namespace, in_user_namespace};
 use fixture::*;
 use image_layers::{
     Class, Error, ImageBuilder, ImportOptions, LayerBuilder, SnapshotKind, Store, StoreOptions,
@@ -25,17 +25,7 @@ fn where_mounting_works(name: &str, test: impl FnOnce() + Send) {
         }
         return;
     }
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) if status.code() == Some(101) => panic!("failed in a user namespace"),
-        other => skip("userns", &format!("no user namespace can be made here: {other:?}")),
-    }
+    in_user_namespace(name, INSIDE);
 }
 
 /// A small file system, for as long as this lives.

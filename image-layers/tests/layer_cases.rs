@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fixture::expect::{CommitFacts, Expect, Op, picture, unhex};
-use fixture::mount::{Mounted, in_mount_namespace};
+use fixture::mount::{Mounted, in_mount_namespace, in_user_namespace};
 use fixture::*;
 use image_layers::{
     Digest, Error, Image, ImageConfig, ImportOptions, Limits, Platform, Reference, SnapshotKind, Source,
@@ -34,7 +34,8 @@ fn layer_cases() {
     let Some(shared) = shared() else { return };
     let inside = std::env::var_os(INSIDE).is_some();
     if !is_root() && !inside {
-        return in_user_namespace();
+        // Where an ordinary user can mount overlays.
+        return in_user_namespace("layer_cases", INSIDE);
     }
     let dir = scratch();
     let generator = shared.join("cases/layers/make_cases.py");
@@ -50,21 +51,6 @@ fn layer_cases() {
             assert!(cases > 130 || std::env::var_os(ONLY).is_some(), "{cases} cases");
         }
         None => skip("overlay", "no mount namespace can be made here"),
-    }
-}
-
-/// An ordinary user can mount overlays in a user namespace, which a process with threads cannot enter.
-fn in_user_namespace() {
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "layer_cases", "--nocapture"])
-        .env(INSIDE, "1")
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) if status.code() == Some(101) => panic!("failed in a user namespace"),
-        other => skip("userns", &format!("no user namespace can be made here: {other:?}")),
     }
 }
 

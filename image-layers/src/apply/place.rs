@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::Result;
 use crate::decode::Ahead;
 use crate::tar::{Extent, Reader};
-use crate::{Error, Result};
 
 use super::merge::Merged;
 use super::metadata::{self, Metadata, Ownership, failed};
@@ -233,17 +233,7 @@ impl<'a> Directory<'a> {
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(extent.offset))
                     .map_err(failed("seek", name))?;
             }
-            let mut left = extent.len;
-            while left > 0 {
-                let bytes = reader.body()?;
-                let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                if n == 0 {
-                    return Err(Error::Truncated { what: "tar archive".to_owned() });
-                }
-                write_all(&file, &bytes[..n]).map_err(failed("write", name))?;
-                reader.consume(n);
-                left -= n as u64;
-            }
+            reader.take(extent.len, |bytes| write_all(&file, bytes).map_err(failed("write", name)))?;
         }
         if sparse.is_some() {
             rustix::fs::ftruncate(&file, size).map_err(failed("truncate", name))?;

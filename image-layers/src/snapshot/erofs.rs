@@ -151,17 +151,7 @@ impl Sink for Bodies {
         let mut at = 0;
         for extent in sparse.unwrap_or(&whole) {
             self.writer.skip(extent.offset - at)?;
-            let mut left = extent.len;
-            while left > 0 {
-                let bytes = reader.body()?;
-                let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                if n == 0 {
-                    return Err(Error::Truncated { what: "tar archive".to_owned() });
-                }
-                self.writer.append(&bytes[..n])?;
-                reader.consume(n);
-                left -= n as u64;
-            }
+            reader.take(extent.len, |bytes| self.writer.append(bytes))?;
             at = extent.offset + extent.len;
         }
         self.writer.skip(size - at)

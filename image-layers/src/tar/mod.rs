@@ -6,12 +6,14 @@
 mod header;
 mod pax;
 mod read;
+mod source;
 mod sparse;
 mod write;
 
+pub(crate) use read::Reader;
 #[cfg(any(test, fuzzing))]
-pub(crate) use read::Buffered;
-pub(crate) use read::{Pieces, Reader, Source};
+pub(crate) use source::Buffered;
+pub(crate) use source::{Pieces, Source};
 pub(crate) use write::Writer;
 
 /// One entry of an archive.

@@ -4,76 +4,9 @@ use crate::{Error, Limits, Result};
 
 use super::header::{Format, Header, invalid};
 use super::pax::Records;
+use super::source::{Pieces, Source, truncated};
 use super::sparse::{self, Form, MapParser};
 use super::{BLOCK, Entry, Extent, Kind, Timestamp};
-
-/// Where the bytes of an archive come from.
-pub(crate) trait Source {
-    /// Bytes that are there; empty only at the end.
-    fn fill(&mut self) -> Result<&[u8]>;
-
-    /// Takes `n` of them away.
-    fn consume(&mut self, n: usize);
-
-    /// Takes away the next `n` bytes, whether they are there yet or not.
-    fn skip(&mut self, mut n: u64) -> Result<()> {
-        while n > 0 {
-            let have = self.fill()?.len();
-            if have == 0 {
-                return Err(truncated());
-            }
-            let now = have.min(usize::try_from(n).unwrap_or(usize::MAX));
-            self.consume(now);
-            n -= now as u64;
-        }
-        Ok(())
-    }
-}
-
-/// A source that can hand out what it holds without copying.
-pub(crate) trait Pieces: Source {
-    type Piece: AsRef<[u8]>;
-
-    /// Takes away and returns at most `max` bytes; `None` only at the end.
-    fn piece(&mut self, max: usize) -> Result<Option<Self::Piece>>;
-}
-
-/// A [`Source`] over any reader.
-#[cfg(any(test, fuzzing))]
-#[derive(Debug)]
-pub(crate) struct Buffered<R> {
-    inner: R,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
-#[cfg(any(test, fuzzing))]
-impl<R: std::io::Read> Buffered<R> {
-    pub(crate) fn new(inner: R) -> Buffered<R> {
-        Buffered { inner, buffer: vec![0; 64 << 10].into(), start: 0, end: 0 }
-    }
-}
-
-#[cfg(any(test, fuzzing))]
-impl<R: std::io::Read> Source for Buffered<R> {
-    fn fill(&mut self) -> Result<&[u8]> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            self.end = loop {
-                match self.inner.read(&mut self.buffer) {
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                    other => break other.map_err(|e| Error::from_io("read", "archive", e))?,
-                }
-            };
-        }
-        Ok(&self.buffer[self.start..self.end])
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-    }
-}
 
 /// Bytes of all global headers of an archive.
 const GLOBAL_BYTES: u64 = 64 << 10;
@@ -205,6 +138,21 @@ impl<S: Source> Reader<S> {
         self.source.consume(n);
         self.left -= n as u64;
         self.offset += n as u64;
+    }
+
+    /// Takes `len` bytes of the current body and gives them to `each` as they come.
+    pub(crate) fn take(&mut self, mut len: u64, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while len > 0 {
+            let bytes = self.body()?;
+            let n = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+            if n == 0 {
+                return Err(truncated());
+            }
+            each(&bytes[..n])?;
+            self.consume(n);
+            len -= n as u64;
+        }
+        Ok(())
     }
 
     /// Reads on to the end of the data. Whatever stands behind the archive counts for the digests only.
@@ -512,116 +460,5 @@ fn padded(size: u64) -> Result<u64> {
         .ok_or_else(|| invalid(format!("entry of {size} bytes"), "size out of range"))
 }
 
-fn truncated() -> Error {
-    Error::Truncated { what: "tar archive".to_owned() }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(name: &[u8], flag: u8, size: u64) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        block[..name.len()].copy_from_slice(name);
-        block[100..107].copy_from_slice(b"0000644");
-        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
-        block[136..147].copy_from_slice(b"00000001750");
-        block[156] = flag;
-        block[257..265].copy_from_slice(b"ustar\x0000");
-        sum(block)
-    }
-
-    fn sum(mut block: [u8; BLOCK]) -> [u8; BLOCK] {
-        block[148..156].copy_from_slice(b"        ");
-        let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        block
-    }
-
-    fn file(name: &str, data: &[u8]) -> Vec<u8> {
-        let mut out = header(name.as_bytes(), b'0', data.len() as u64).to_vec();
-        out.extend_from_slice(data);
-        out.resize(out.len().next_multiple_of(BLOCK), 0);
-        out
-    }
-
-    fn read(data: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut reader = Reader::new(Buffered::new(data), &Limits::default());
-        let mut all = Vec::new();
-        while let Some(entry) = reader.next()? {
-            let mut body = Vec::new();
-            loop {
-                let bytes = reader.body()?;
-                let n = bytes.len();
-                if n == 0 {
-                    break;
-                }
-                body.extend_from_slice(bytes);
-                reader.consume(n);
-            }
-            all.push((String::from_utf8(entry.name).unwrap(), body));
-        }
-        Ok(all)
-    }
-
-    fn pair(name: &str, data: &[u8]) -> (String, Vec<u8>) {
-        (name.to_owned(), data.to_vec())
-    }
-
-    #[test]
-    fn ends_at_an_entry_or_zero_blocks() {
-        let a = file("a", b"one");
-        assert_eq!(read(&a).unwrap(), [pair("a", b"one")]);
-        assert_eq!(read(&[&a[..], &[0; 512]].concat()).unwrap(), [pair("a", b"one")]);
-        assert_eq!(read(&[&a[..], &[0; 1024], &a[..]].concat()).unwrap(), [pair("a", b"one")]);
-        assert!(read(b"").unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_is_broken_is_an_error() {
-        let a = file("a", b"one");
-        assert!(matches!(read(&a[..600]), Err(Error::Truncated { .. })));
-        assert!(matches!(read(&a[..100]), Err(Error::Truncated { .. })));
-        let lone = [&a[..], &[0; 512], &a[..]].concat();
-        assert!(matches!(read(&lone), Err(Error::InvalidLayer { .. })));
-        let mut damaged = a.clone();
-        damaged[0] ^= 1;
-        assert!(matches!(read(&damaged), Err(Error::InvalidLayer { .. })));
-        assert!(matches!(read(&header(b"m", b'M', 0)), Err(Error::UnsupportedLayer { .. })));
-        assert!(matches!(read(&header(b"x", b'x', 5 << 20)), Err(Error::LimitExceeded { .. })));
-        let dangling = [&header(b"x", b'x', 9)[..], b"9 path=b\n", &[0; 503]].concat();
-        assert!(matches!(read(&dangling), Err(Error::Truncated { .. })));
-    }
-
-    #[test]
-    fn global_records_hold_until_taken_back() {
-        let pax = |flag, records: &str| {
-            let mut out = header(b"pax", flag, records.len() as u64).to_vec();
-            out.extend_from_slice(records.as_bytes());
-            out.resize(out.len().next_multiple_of(BLOCK), 0);
-            out
-        };
-        let data = [
-            pax(b'g', "17 path=everyone\n"),
-            file("a", b"1"),
-            pax(b'x', "9 path=b\n"),
-            file("x", b"2"),
-            pax(b'x', "8 path=\n"),
-            file("c", b"3"),
-        ]
-        .concat();
-        assert_eq!(read(&data).unwrap(), [pair("everyone", b"1"), pair("b", b"2"), pair("c", b"3")]);
-    }
-
-    #[test]
-    fn pax_size_decides_what_is_skipped() {
-        let inner = file("smuggled", b"evil");
-        let mut data = header(b"pax", b'x', 13).to_vec();
-        data.extend_from_slice(format!("13 size={}\n", inner.len()).as_bytes());
-        data.resize(1024, 0);
-        data.extend_from_slice(&header(b"data", b'0', 0));
-        data.extend_from_slice(&inner);
-        data.extend_from_slice(&file("after", b"a"));
-        assert_eq!(read(&data).unwrap(), [pair("data", &inner), pair("after", b"a")]);
-    }
-}
+mod tests;
