@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use fixture::mount::{Mounted, in_mount_namespace};
 use fixture::*;
-use image_layers::{Class, ImportOptions, LowerLayer, RootfsMount, SnapshotKind, StoreOptions};
+use image_layers::{
+    Class, ImportOptions, LowerLayer, RootfsMount, SnapshotKind, StoreOptions, probe_snapshots,
+};
 
 /// Each layer adds a file, replaces one, and every tenth removes one.
 fn layers(count: usize) -> Vec<Layer> {
@@ -98,4 +100,37 @@ fn an_opaque_root_cuts_the_stack() {
     let RootfsMount::Overlay { lower, .. } = view.mount() else { panic!("{:?}", view.mount()) };
     assert_eq!(lower.len(), 2);
     assert!(lower.iter().all(|l| matches!(l, LowerLayer::Directory(_))));
+}
+
+#[test]
+fn every_backend_at_a_long_and_odd_path() {
+    let dir = scratch();
+    let input = layout(&dir.path().join("layout"), &layers(10), "x/odd:1");
+    let place = odd_path(dir.path());
+    fs::create_dir_all(&place).unwrap();
+    for probe in probe_snapshots(&place) {
+        let kind = probe.kind;
+        if let Some(reason) = probe.refused {
+            skip(kind.as_str(), &reason);
+            continue;
+        }
+        let store = StoreOptions::new().backend(kind).open_or_create(place.join(kind.as_str())).unwrap();
+        let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+        let container = store.prepare(&image, "c").unwrap();
+        if !is_root() && kind != SnapshotKind::Copy {
+            skip("root", "only root mounts here; the layer cases mount as an ordinary user");
+            continue;
+        }
+        let ran = in_mount_namespace(|| {
+            let mounted = Mounted::new(container.mount(), &place.join(format!("mnt-{kind}"))).unwrap();
+            assert_eq!(fs::read_to_string(mounted.root().join("last")).unwrap(), "9", "{kind}");
+            assert!(!mounted.root().join("n008").exists(), "{kind}");
+            fs::write(mounted.root().join("new"), "n").unwrap();
+        });
+        if ran.is_none() {
+            skip("overlay", "no mount namespace can be made here");
+        }
+        container.remove().unwrap();
+        assert!(store.verify().unwrap().is_empty(), "{kind}");
+    }
 }
