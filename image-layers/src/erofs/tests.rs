@@ -1,6 +1,6 @@
 //! Images of made-up trees, mounted by the kernel, checked by `fsck.erofs` and read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -181,8 +182,11 @@ impl Tree for Model {
 fn skip(need: &str, reason: &str) {
     let required = std::env::var("CONTAINER_TESTS_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == need), "{need} required: {reason}");
-    // Past the capture of output that successful tests have.
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED: {reason}\n"));
+    // Once, past the capture of output that successful tests have.
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap().insert(reason.to_owned()) {
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED: {reason}\n"));
+    }
 }
 
 /// A mounted image, at no place in the tree: it goes when the descriptor is closed.
