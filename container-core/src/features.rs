@@ -2,10 +2,13 @@
 
 use oci_spec::runtime::{
     Apparmor, Arch, Cgroup, Features, IDMap, IntelRdt, LinuxFeature, LinuxNamespaceType, LinuxSeccompAction,
-    MemoryPolicy, MountExtensions, NetDevices, Seccomp, Selinux, VERSION,
+    MemoryPolicy, MountExtensions, NetDevices, Seccomp, Selinux,
 };
 
 use crate::{capability, mount_options};
+
+/// The version of the runtime specification that this library implements.
+pub const SPEC_VERSION: &str = "1.3.0";
 
 /// The features of this library, in the form of the runtime specification (`features.md`). They do not depend on the host:
 /// what is listed is understood, and an error says so where the kernel cannot do it.
@@ -22,7 +25,7 @@ pub fn features() -> Features {
     let mut features = Features::default();
     features
         .set_oci_version_min("1.0.0".to_owned())
-        .set_oci_version_max(VERSION.to_owned())
+        .set_oci_version_max(SPEC_VERSION.to_owned())
         .set_hooks(strings(&[
             "prestart",
             "createRuntime",

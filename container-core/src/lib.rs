@@ -28,10 +28,10 @@ pub use builder::{ContainerBuilder, DEFAULT_PIDS};
 pub use capability::CapabilitySets;
 pub use cgroup;
 pub use error::{Error, Result};
-pub use features::features;
+pub use features::{SPEC_VERSION, features};
 pub use handle::{
-    Change, ChangeKind, Container, ContainerSummary, Created, End, Exec, ExecBuilder, Killer, MemoryShortage, Outcome, Output,
-    OutputStream, TimeLimit,
+    Change, ChangeKind, Container, ContainerSummary, Created, End, Exec, ExecBuilder, Killer, MemoryShortage,
+    Outcome, Output, OutputStream, TimeLimit,
 };
 pub use hooks::{HookKind, HookState, run_hooks};
 pub use host::{Feature, Host, Verdict};

@@ -36,7 +36,7 @@ fn default(rootless: bool) -> Value {
     }
     let devpts = "newinstance,ptmxmode=0666,mode=0620";
     let mut config = json!({
-        "ociVersion": container_core::oci_spec::runtime::VERSION,
+        "ociVersion": container_core::SPEC_VERSION,
         "process": {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },

@@ -191,12 +191,10 @@ fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces
             ));
         }
     }
-    if linux.is_some_and(|l| l.intel_rdt().is_some())
-        && !std::path::Path::new("/sys/fs/resctrl/schemata").exists()
-    {
+    if linux.is_some_and(|l| l.intel_rdt().is_some()) {
         return Err(Error::unsupported(
             "linux.intelRdt",
-            "no resctrl file system is mounted at /sys/fs/resctrl",
+            "this engine does not manage resctrl groups; put the container's first process into one yourself",
         ));
     }
     Ok(())
