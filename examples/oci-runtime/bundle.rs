@@ -102,6 +102,13 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
+/// Whether the container keeps the caller's supplementary groups: crun's annotation, which Podman writes for
+/// `--group-add keep-groups`.
+pub fn keeps_groups(spec: &Spec) -> bool {
+    let value = spec.annotations().as_ref().and_then(|all| all.get("run.oci.keep_original_groups"));
+    value.is_some_and(|value| value == "1" || value == "true")
+}
+
 /// Reads a process document: the file of `exec --process`.
 pub fn process(file: &Path, log: &Log) -> Result<Process, Failure> {
     let json =

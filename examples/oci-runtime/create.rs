@@ -117,6 +117,7 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> 
     extras.no_cgroup = context.no_cgroups;
     extras.take_cgroup = true;
     extras.all_cpus = true;
+    extras.keep_groups = crate::bundle::keeps_groups(&bundle.spec);
     extras.terminal_onlcr = !relayed;
     let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
     context.log.debug_plan(&plan, bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()));

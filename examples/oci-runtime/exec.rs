@@ -150,6 +150,7 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     extras.bundle.clone_from(&found.record.bundle);
     extras.no_cgroup = cgroup.is_none();
     extras.all_cpus = true;
+    extras.keep_groups = crate::bundle::keeps_groups(&spec);
     extras.terminal_onlcr = options.detach || options.console_socket.is_some();
     // By name: in the container's own files, which only the launch can see.
     extras.user = options.user.clone().filter(|user| numbers(user).is_none());

@@ -30,6 +30,8 @@ pub struct Extras {
     pub terminal_onlcr: bool,
     /// Starts on all CPUs that its control group allows, even if the caller is bound to some. Default: false.
     pub all_cpus: bool,
+    /// The process keeps the caller's supplementary groups, in place of the spec's. Default: false.
+    pub keep_groups: bool,
     /// A control group of the container's name that is there and has no processes is taken over, with the limits that it has.
     /// Default: false, it is an error.
     pub take_cgroup: bool,
@@ -56,6 +58,7 @@ impl Default for Extras {
             limits_best_effort: false,
             terminal_onlcr: true,
             all_cpus: false,
+            keep_groups: false,
             take_cgroup: false,
             controllers: cgroup::Controllers::ALL,
             no_cgroup: false,

@@ -110,7 +110,9 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         // A single-id map forbids setgroups altogether, and so does every map an ordinary user has made.
         let may_set_groups =
             facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids));
-        if may_set_groups {
+        if extras.keep_groups {
+            // For files of the host that only one of them opens.
+        } else if may_set_groups {
             inside.push(Operation::Groups { groups });
         } else if !groups.is_empty() {
             return Err(Error::unsupported(

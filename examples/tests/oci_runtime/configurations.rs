@@ -107,3 +107,31 @@ fn what_is_wrong_with_a_memory_policy_is_named() {
     }
     sandbox.assert_clean("after refusals");
 }
+
+#[test]
+fn groups_can_be_kept() {
+    if !is_root() {
+        return skip("root", "setting groups takes root");
+    }
+    let Some(sandbox) = Sandbox::new() else { return };
+    let run = |annotations: serde_json::Value| {
+        sandbox.configure(&["sh", "-c", "grep ^Groups: /proc/self/status"], |config| {
+            config["annotations"] = annotations;
+        });
+        let runtime = crate::support::runtime();
+        let output = Command::new("setpriv")
+            .args(["--groups", "7,8"])
+            .arg(runtime)
+            .arg("--root")
+            .arg(sandbox.state())
+            .args(["run", "c"])
+            .current_dir(sandbox.bundle())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::os::unix::fs::symlink("busybox", sandbox.rootfs().join("bin/grep")).unwrap();
+    assert_eq!(run(json!({})).split_whitespace().collect::<Vec<_>>(), ["Groups:"]);
+    let kept = run(json!({ "run.oci.keep_original_groups": "1" }));
+    assert_eq!(kept.split_whitespace().collect::<Vec<_>>(), ["Groups:", "7", "8"]);
+}
