@@ -1,7 +1,9 @@
 //! A limit in the form the kernel takes it: a value for a file.
 
 use std::borrow::Cow;
+use std::os::fd::OwnedFd;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::controller::Controller;
@@ -46,8 +48,19 @@ impl Settings {
         loop {
             let before = waiting.len();
             let mut invalid = Vec::new();
+            // Device rules go to one file, one a write.
+            let mut open: Option<(Cow<'static, str>, OwnedFd)> = None;
             for setting in waiting {
-                match dir.write(&setting.file, &setting.value) {
+                let file = match open.take().filter(|(name, _)| *name == setting.file) {
+                    Some((_, file)) => Ok(file),
+                    None => dir.open_file(&setting.file, OFlags::WRONLY),
+                };
+                let written = file.and_then(|file| {
+                    rustix::io::retry_on_intr(|| rustix::io::write(&file, setting.value.as_bytes()))?;
+                    open = Some((setting.file.clone(), file));
+                    Ok(())
+                });
+                match written {
                     Ok(()) => {}
                     Err(Errno::INVAL) => invalid.push(setting),
                     Err(errno) => refused(setting.refused(dir, errno))?,

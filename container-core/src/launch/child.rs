@@ -11,7 +11,7 @@ use crate::sys::fd;
 use crate::sys::raw::{Errno, Sys};
 use crate::sys::{cred, mount, socket, thread};
 
-use super::{identity, program, protocol, rootfs, terminal};
+use super::{identity, path, program, protocol, rootfs, terminal};
 
 /// Why an operation failed: the kernel's answer, and which part of the operation.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,7 @@ pub(crate) struct Context {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(crate) root: i32,
+    pub(crate) parent: path::Parent,
     pub(crate) null_attached: bool,
     pub(crate) empty_attached: bool,
     pub(crate) refused: u64,
@@ -87,6 +88,7 @@ impl Scratch {
     pub(crate) const fn new() -> Self {
         Self {
             root: -1,
+            parent: path::Parent::none(),
             null_attached: false,
             empty_attached: false,
             refused: 0,
@@ -166,6 +168,12 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
             for &entry in &context.cgroup_entries {
                 fd::write(entry, b"0")?;
             }
+        }
+        Operation::OpenInside { slot, path, recursive } => {
+            let place = path::open(context.scratch.root, path)?;
+            let tree = mount::clone_tree(place, c"", *recursive, true);
+            fd::close(place);
+            set_slot(context, *slot, tree?);
         }
         Operation::OpenTree { .. }
         | Operation::OpenNull
@@ -463,8 +471,13 @@ fn gate(context: &mut Context) -> Done {
             // Until the creator says that others can find this process. It ends when the creator does before.
             ask(context, Request::Ready)?;
             fd::close(context.channel);
+            // Without such a descriptor (a filter that is in force may forbid it) only KILL ends the wait.
+            let ending = thread::ending_signals().unwrap_or(-1);
             // From here on whoever connects and gives the order is the parent.
             context.channel = loop {
+                if ending >= 0 && fd::wait_for_either(ending, listener)? {
+                    thread::exit(127);
+                }
                 let connection = socket::accept(listener)?;
                 let mut order = [0; protocol::SIZE];
                 match socket::receive(connection, &mut order) {
@@ -473,6 +486,8 @@ fn gate(context: &mut Context) -> Done {
                 }
             };
             fd::close(listener);
+            fd::close(ending);
+            thread::unblock_signals();
         }
     }
     Ok(())

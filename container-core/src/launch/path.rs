@@ -48,14 +48,66 @@ fn open_or_make(root: i32, path: &CStr, directory: bool, resolve: u64) -> Sys<i3
 }
 
 /// Opens the directory that holds the last component of `path` (made when missing), and gives that component.
-pub(super) fn open_parent(root: i32, path: &CStr) -> Sys<(i32, &CStr)> {
+fn open_parent(root: i32, path: &CStr) -> Sys<(i32, &CStr)> {
+    let (parent, name) = split(path)?;
+    Ok((make_parent(root, parent)?, name))
+}
+
+fn make_parent(root: i32, parent: &[u8]) -> Sys<i32> {
+    let mut buffer = [0u8; LONGEST];
+    let length = place(&mut buffer, 0, parent)?;
+    let open = |path: &CStr| fd::openat2(root, path, libc::O_PATH, 0, INSIDE);
+    match with_prefix(&mut buffer, length, open) {
+        Err(Errno(libc::ENOENT)) => make(root, parent, true, 0),
+        other => other,
+    }
+}
+
+/// The parent's path and the last component.
+fn split(path: &CStr) -> Sys<(&[u8], &CStr)> {
     let bytes = path.to_bytes_with_nul();
     let slash = bytes.iter().rposition(|byte| *byte == b'/');
     let name =
         bytes.get(slash.map_or(0, |at| at + 1)..).and_then(|name| CStr::from_bytes_with_nul(name).ok());
     let Some(name) = name.filter(|name| !name.is_empty()) else { return Err(Errno(libc::EINVAL)) };
-    let parent = bytes.get(..slash.unwrap_or(0)).unwrap_or_default();
-    Ok((make(root, parent, true, 0)?, name))
+    Ok((bytes.get(..slash.unwrap_or(0)).unwrap_or_default(), name))
+}
+
+/// The directory that something was made in last: most of what is made in a row is made in `/dev`. To be forgotten before
+/// anything is mounted, which may cover it.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    fd: i32,
+    path: [u8; 64],
+    length: usize,
+}
+
+impl Parent {
+    pub(crate) const fn none() -> Self {
+        Self { fd: -1, path: [0; 64], length: 0 }
+    }
+
+    /// The directory that holds the last component of `path` (made when missing), and that component. The descriptor stays ours.
+    pub(super) fn of<'a>(&mut self, root: i32, path: &'a CStr) -> Sys<(i32, &'a CStr)> {
+        let (parent, name) = split(path)?;
+        if self.fd < 0 || self.path.get(..self.length) != Some(parent) {
+            self.forget();
+            self.fd = make_parent(root, parent)?;
+            self.length = usize::MAX;
+            if let Some(room) = self.path.get_mut(..parent.len()) {
+                room.copy_from_slice(parent);
+                self.length = parent.len();
+            }
+        }
+        Ok((self.fd, name))
+    }
+
+    pub(super) fn forget(&mut self) {
+        if self.fd >= 0 {
+            fd::close(self.fd);
+            self.fd = -1;
+        }
+    }
 }
 
 /// The mode of a directory that is there.
@@ -84,6 +136,11 @@ fn make_at(parent: i32, name: &CStr, directory: bool) -> Sys<()> {
 fn make(root: i32, path: &[u8], directory: bool, resolve: u64) -> Sys<i32> {
     let mut buffer = [0u8; LONGEST];
     let mut length = place(&mut buffer, 0, path)?;
+    // Mostly it is just the last component that is missing.
+    if make_last(root, &mut buffer, length, directory, resolve) {
+        let open = |path: &CStr| fd::openat2(root, path, libc::O_PATH, 0, INSIDE | resolve);
+        return with_prefix(&mut buffer, length, open);
+    }
     let mut links = 0;
     'again: loop {
         let mut end = 0;
@@ -143,6 +200,20 @@ fn make(root: i32, path: &[u8], directory: bool, resolve: u64) -> Sys<i32> {
             }
         }
     }
+}
+
+/// Makes the last component. False: it is there, or its parent is not, or anything else that takes a closer look.
+fn make_last(root: i32, buffer: &mut [u8; LONGEST], length: usize, directory: bool, resolve: u64) -> bool {
+    let path = buffer.get(..length).unwrap_or_default();
+    let Some(slash) = path.iter().rposition(|byte| *byte == b'/').filter(|at| at + 1 < length) else {
+        return false;
+    };
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let parent = with_prefix(buffer, slash, |path| fd::openat2(root, path, flags, 0, INSIDE | resolve));
+    let Ok(parent) = parent else { return false };
+    let made = with_part(buffer, slash + 1, length, |name| make_at(parent, name, directory));
+    fd::close(parent);
+    made.is_ok()
 }
 
 /// From `at` on, over all slashes or over all others.

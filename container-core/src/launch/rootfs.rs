@@ -20,6 +20,9 @@ pub(crate) const OTHER_DEVICE: u32 = 2;
 const NULL_DEVICE: u64 = libc::makedev(1, 3);
 
 pub(super) fn perform(operation: &Operation, context: &mut Context) -> Done {
+    if !matches!(operation, Operation::Device(_) | Operation::Link { .. }) {
+        context.scratch.parent.forget();
+    }
     match operation {
         Operation::OpenTree { slot, path, recursive, follow } => {
             let tree = mount::clone_tree(fd::CWD, path, *recursive, *follow)?;
@@ -85,7 +88,7 @@ pub(super) fn perform(operation: &Operation, context: &mut Context) -> Done {
             result?;
         }
         Operation::Device(device) => make_device(context, device)?,
-        Operation::Link { target, path } => make_link(context.scratch.root, target, path)?,
+        Operation::Link { target, path } => make_link(context, target, path)?,
         Operation::Mask { path } => mask(context, path)?,
         Operation::ReadOnly { path } => read_only(context.scratch.root, path)?,
         Operation::RootPropagation { propagation, recursive } => {
@@ -201,29 +204,45 @@ fn overlay_mount(overlay: &Overlay) -> Result<i32, Failure> {
     if let ([Layer::Erofs(file)], None) = (&overlay.lower[..], &overlay.upper) {
         return Ok(erofs(file)?);
     }
-    let filesystem = mount::fs_open(c"overlay")?;
-    let made = overlay_layers(filesystem, overlay);
-    fd::close(filesystem);
+    let mut opened = Opened { fds: [-1; MOST_LAYERS + 2], count: 0, memory: -1 };
+    let made = open_layers(overlay, &mut opened).and_then(|()| {
+        let made = overlay_create(overlay, &opened, set_layers);
+        match made {
+            // Before Linux 6.5 overlay knows no `lowerdir+`, and says so only here.
+            Err(Failure { errno: libc::EINVAL, .. }) => {
+                overlay_create(overlay, &opened, set_joined_layers).or(made)
+            }
+            made => made,
+        }
+    });
+    for fd in opened.all() {
+        fd::close(*fd);
+    }
+    if opened.memory >= 0 {
+        fd::close(opened.memory);
+    }
     made
 }
 
 /// Overlay takes no more lower layers than this.
 const MOST_LAYERS: usize = 500;
 
-/// Descriptors of what an overlay is made of: a detached mount is there only as long as something refers to it, and overlay
-/// does so only once it is created.
+/// Descriptors of what an overlay is made of, the lower layers first, then upper and work directory: a detached mount is there
+/// only as long as something refers to it, and overlay does so only once it is created.
 struct Opened {
-    fds: [i32; MOST_LAYERS + 4],
+    fds: [i32; MOST_LAYERS + 2],
     count: usize,
+    /// The file system in memory that upper and work directory are on.
+    memory: i32,
 }
 
 impl Opened {
-    fn keep(&mut self, fd: i32) -> Sys<i32> {
+    fn keep(&mut self, fd: i32) -> Sys<()> {
         match self.fds.get_mut(self.count) {
             Some(place) => {
                 *place = fd;
                 self.count += 1;
-                Ok(fd)
+                Ok(())
             }
             None => {
                 fd::close(fd);
@@ -231,64 +250,106 @@ impl Opened {
             }
         }
     }
-}
 
-fn overlay_layers(filesystem: i32, overlay: &Overlay) -> Result<i32, Failure> {
-    let mut opened = Opened { fds: [-1; MOST_LAYERS + 4], count: 0 };
-    let made = overlay_create(filesystem, overlay, &mut opened);
-    for fd in opened.fds.iter().take(opened.count) {
-        fd::close(*fd);
+    fn all(&self) -> &[i32] {
+        self.fds.get(..self.count).unwrap_or_default()
     }
-    made
 }
 
-fn overlay_create(filesystem: i32, overlay: &Overlay, opened: &mut Opened) -> Result<i32, Failure> {
+fn open_layers(overlay: &Overlay, opened: &mut Opened) -> Done {
     let directory = |at: i32, path: &CStr| fd::openat(at, path, libc::O_PATH | libc::O_DIRECTORY, 0);
     for (index, layer) in overlay.lower.iter().enumerate() {
-        let failed = |errno: Errno| Failure { errno: errno.0, detail: OPTION + index as u32 };
-        let (layer, path) = match layer {
-            Layer::Directory(path) => (directory(fd::CWD, path).map_err(failed)?, Some(path)),
-            Layer::Erofs(file) => (erofs(file).map_err(failed)?, None),
+        let layer = match layer {
+            Layer::Directory(path) => directory(fd::CWD, path),
+            Layer::Erofs(file) => erofs(file),
         };
-        let layer = opened.keep(layer).map_err(failed)?;
-        set_layer(filesystem, c"lowerdir+", layer, path.map(|path| path.as_c_str())).map_err(failed)?;
+        layer.and_then(|layer| opened.keep(layer)).map_err(|errno| at_layer(errno, index))?;
     }
     match &overlay.upper {
         None => {}
         Some(Upper::Directories { upper, work }) => {
-            for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
-                let layer = opened.keep(directory(fd::CWD, path)?)?;
-                set_layer(filesystem, key, layer, Some(path))?;
-            }
+            opened.keep(directory(fd::CWD, upper)?)?;
+            opened.keep(directory(fd::CWD, work)?)?;
         }
         Some(Upper::Memory { size }) => {
-            let memory = opened.keep(memory(size)?)?;
-            for (key, name) in [(c"upperdir", c"upper"), (c"workdir", c"work")] {
-                fd::mkdirat(memory, name, 0o755)?;
-                let layer = opened.keep(directory(memory, name)?)?;
-                set_layer(filesystem, key, layer, None)?;
+            opened.memory = memory(size)?;
+            for name in [c"upper", c"work"] {
+                fd::mkdirat(opened.memory, name, 0o755)?;
+                opened.keep(directory(opened.memory, name)?)?;
             }
         }
     }
-    if overlay.userxattr {
-        mount::fs_set(filesystem, c"userxattr", None)?;
-    }
-    if overlay.volatile {
-        mount::fs_set(filesystem, c"volatile", None)?;
-    }
-    Ok(mount::fs_create(filesystem, overlay.attributes)?)
+    Ok(())
 }
 
-/// By descriptor since Linux 6.13, by path before: its own (lower layers: since 6.5), or the descriptor's.
-fn set_layer(filesystem: i32, key: &CStr, layer: i32, path: Option<&CStr>) -> Sys<()> {
-    match (mount::fs_set_fd(filesystem, key, layer), path) {
-        (Err(Errno(libc::EINVAL)), Some(path)) => mount::fs_set(filesystem, key, Some(path)),
-        (Err(Errno(libc::EINVAL)), None) => {
+fn at_layer(errno: Errno, index: usize) -> Failure {
+    Failure { errno: errno.0, detail: OPTION + index as u32 }
+}
+
+fn overlay_create(
+    overlay: &Overlay,
+    opened: &Opened,
+    set_layers: fn(i32, usize, &Opened) -> Done,
+) -> Result<i32, Failure> {
+    let filesystem = mount::fs_open(c"overlay")?;
+    let made = set_layers(filesystem, overlay.lower.len(), opened).and_then(|()| {
+        if overlay.userxattr {
+            mount::fs_set(filesystem, c"userxattr", None)?;
+        }
+        if overlay.volatile {
+            mount::fs_set(filesystem, c"volatile", None)?;
+        }
+        Ok(mount::fs_create(filesystem, overlay.attributes)?)
+    });
+    fd::close(filesystem);
+    made
+}
+
+const WRITABLE: [&CStr; 2] = [c"upperdir", c"workdir"];
+
+fn set_layers(filesystem: i32, lower: usize, opened: &Opened) -> Done {
+    for (index, fd) in opened.all().iter().enumerate() {
+        match index.checked_sub(lower).and_then(|index| WRITABLE.get(index)) {
+            None => set_layer(filesystem, c"lowerdir+", *fd).map_err(|errno| at_layer(errno, index))?,
+            Some(key) => set_layer(filesystem, key, *fd)?,
+        }
+    }
+    Ok(())
+}
+
+/// By descriptor since Linux 6.13, by the descriptor's path before: EBADF is said to one that has no file open, only a place.
+fn set_layer(filesystem: i32, key: &CStr, layer: i32) -> Sys<()> {
+    match mount::fs_set_fd(filesystem, key, layer) {
+        Err(Errno(libc::EINVAL | libc::EBADF)) => {
             let mut name = [0u8; 32];
             mount::fs_set(filesystem, key, Some(descriptor_path(layer, &mut name)))
         }
-        (result, _) => result,
+        result => result,
     }
+}
+
+/// All lower layers in one option, whose value has 255 bytes at most: some fourteen of them.
+fn set_joined_layers(filesystem: i32, lower: usize, opened: &Opened) -> Done {
+    let mut value = [0u8; 256];
+    let mut free = value.iter_mut();
+    for (index, fd) in opened.all().iter().take(lower).enumerate() {
+        let mut name = [0u8; 32];
+        let name = descriptor_path(*fd, &mut name).to_bytes();
+        let colon: &[u8] = if index > 0 { b":" } else { b"" };
+        if free.len() <= colon.len() + name.len() {
+            return Err(at_layer(Errno(libc::E2BIG), index));
+        }
+        for (from, to) in colon.iter().chain(name).zip(free.by_ref()) {
+            *to = *from;
+        }
+    }
+    let value = CStr::from_bytes_until_nul(&value).unwrap_or(c"");
+    mount::fs_set(filesystem, c"lowerdir", Some(value))?;
+    for (key, fd) in WRITABLE.iter().zip(opened.all().iter().skip(lower)) {
+        let mut name = [0u8; 32];
+        mount::fs_set(filesystem, key, Some(descriptor_path(*fd, &mut name)))?;
+    }
+    Ok(())
 }
 
 /// A file system in memory of a limited size, not attached anywhere.
@@ -337,9 +398,10 @@ fn descriptor_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
 }
 
-fn make_device(context: &Context, device: &Device) -> Done {
+fn make_device(context: &mut Context, device: &Device) -> Done {
     let root = context.scratch.root;
     if let Some(slot) = device.bind {
+        context.scratch.parent.forget();
         let source = slot_of(context, slot);
         verify_device(source, device.mode & libc::S_IFMT, device.number)?;
         let place = path::open_place(root, &device.path, false).map_err(at_place)?;
@@ -347,10 +409,8 @@ fn make_device(context: &Context, device: &Device) -> Done {
         fd::close(place);
         return Ok(result?);
     }
-    let (parent, name) = path::open_parent(root, &device.path).map_err(at_place)?;
-    let result = make_node(parent, name, device);
-    fd::close(parent);
-    result
+    let (parent, name) = context.scratch.parent.of(root, &device.path).map_err(at_place)?;
+    make_node(parent, name, device)
 }
 
 fn make_node(parent: i32, name: &CStr, device: &Device) -> Done {
@@ -374,15 +434,13 @@ fn make_node(parent: i32, name: &CStr, device: &Device) -> Done {
     Ok(())
 }
 
-fn make_link(root: i32, target: &CStr, path: &CStr) -> Done {
-    let (parent, name) = path::open_parent(root, path).map_err(at_place)?;
-    let result = match fd::symlinkat(target, parent, name) {
+fn make_link(context: &mut Context, target: &CStr, path: &CStr) -> Done {
+    let (parent, name) = context.scratch.parent.of(context.scratch.root, path).map_err(at_place)?;
+    match fd::symlinkat(target, parent, name) {
         // What the image has there stays.
         Err(Errno(libc::EEXIST)) => Ok(()),
-        other => other,
-    };
-    fd::close(parent);
-    Ok(result?)
+        other => Ok(other?),
+    }
 }
 
 /// Covers a directory with an empty one, anything else with the null device. What is not there needs no hiding.

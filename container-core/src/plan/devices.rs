@@ -1,6 +1,8 @@
 //! What every container has in `/dev`, and what the spec adds.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use oci_spec::runtime::LinuxDeviceType;
 
@@ -37,7 +39,7 @@ impl Mounts<'_> {
             let options = mount.options().iter().flatten();
             let bind = mount.typ().as_deref() == Some("bind")
                 || options.clone().any(|o| o == "bind" || o == "rbind");
-            bind && mount.destination().components().eq(std::path::Path::new("/dev").components())
+            bind && mount.destination().components().eq(Path::new("/dev").components())
         });
         if bound {
             return Ok(());
@@ -93,10 +95,13 @@ impl Mounts<'_> {
         Ok(())
     }
 
-    /// A device node, or the host's own one bound in where the kernel lets nobody make nodes, or where one in the root is dead.
+    /// A device node, or the host's own one bound in: where the kernel lets nobody make nodes, or where one in the root is dead
+    /// and no file system of the container's own lies there.
     fn device(&mut self, mut device: Device) {
-        if (self.namespaces.contains(USER) || self.no_devices) && device.mode & libc::S_IFMT != libc::S_IFIFO
-        {
+        let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
+        let mounts = self.spec.mounts().iter().flatten();
+        let dead = self.no_devices && !mounts.clone().any(|mount| path.starts_with(mount.destination()));
+        if (self.namespaces.contains(USER) || dead) && device.mode & libc::S_IFMT != libc::S_IFIFO {
             device.bind = Some(self.open_host_file(&device.path.clone()));
         }
         self.attach.push(Operation::Device(Box::new(device)));

@@ -223,6 +223,19 @@ pub(crate) fn is_hung_up(fd: i32) -> bool {
     ready == Ok(1) && poll.revents & libc::POLLHUP != 0
 }
 
+/// Waits until one of two descriptors has something to read: whether the first has.
+pub(crate) fn wait_for_either(first: i32, second: i32) -> Sys<bool> {
+    let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut both = [poll(first), poll(second)];
+    loop {
+        // SAFETY: two pollfds that live across the call; no timeout, no signal mask.
+        match unsafe { syscall!(libc::SYS_ppoll, both.as_mut_ptr(), 2, 0, 0, 8) } {
+            Err(Errno(libc::EINTR)) => {}
+            other => return other.map(|_| both[0].revents != 0),
+        }
+    }
+}
+
 /// Sleeps until a signal ends the process.
 pub(crate) fn wait_for_ever() -> Sys<()> {
     // SAFETY: no descriptors, no timeout, no signal mask.

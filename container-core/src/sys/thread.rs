@@ -41,9 +41,7 @@ pub(crate) fn reset_signals() {
         // SAFETY: SIG_DFL is 0, so an all-zero action is valid; 8 is the size of the mask.
         let _ = unsafe { syscall!(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, 8) };
     }
-    let none = 0u64;
-    // SAFETY: the mask is 8 bytes.
-    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, 8) };
+    unblock_signals();
 }
 
 /// Blocks all signals of the calling thread.
@@ -51,6 +49,26 @@ pub(crate) fn block_signals() {
     let all = u64::MAX;
     // SAFETY: the mask is 8 bytes.
     let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, 0, 8) };
+}
+
+/// A descriptor that has something to read when somebody asks this process to end, instead of the signal's own action: the first
+/// process of a pid namespace would not notice it.
+pub(crate) fn ending_signals() -> Sys<i32> {
+    let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP]
+        .iter()
+        .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    // SAFETY: the mask is 8 bytes and lives across both calls.
+    unsafe {
+        syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, 8)?;
+        Ok(syscall!(libc::SYS_signalfd4, -1i32, &raw const mask, 8, libc::SFD_CLOEXEC)? as i32)
+    }
+}
+
+/// Blocks no signal.
+pub(crate) fn unblock_signals() {
+    let none = 0u64;
+    // SAFETY: the mask is 8 bytes.
+    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, 8) };
 }
 
 pub(crate) fn set_session() -> Sys<()> {
