@@ -86,8 +86,11 @@ impl Cgroup {
             let named = file.split('.').next().and_then(Controller::from_name);
             // `cgroup.*` files are the core's; errors about them have to name some controller.
             let controller = named.unwrap_or(Controller::Misc);
-            let Some(dir) = self.unified_dir() else {
-                refused(controller, Error::Unsupported { limit: "unified", version: Version::V1 })?;
+            let is_elsewhere =
+                named.is_some_and(|named| self.hierarchy.version_of(named) == Some(Version::V1));
+            let Some(dir) = self.unified_dir().filter(|_| !is_elsewhere) else {
+                let reason = "raw entries need cgroup v2, and here it is a matter of v1";
+                refused(controller, Error::InvalidLimit { limit: "unified", value: file.clone(), reason })?;
                 continue;
             };
             if file.contains('/') || !file.contains('.') || file.chars().any(char::is_control) {

@@ -15,6 +15,7 @@ pub fn parse_all(text: &str) {
     let _ = parse::max(text);
     let _ = parse::field(text, "oom_kill");
     let _ = parse::pressure(text);
+    let _ = parse::usage_all(text);
     let _ = parse::io_stat(text);
     let _ = parse::nested(text);
     parse::flat(text, |_, _| {});

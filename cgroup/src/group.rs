@@ -391,13 +391,16 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Read`]; [`Error::NoController`] when no hierarchy of the group accounts for CPU time.
     pub fn cpu_usage(&self) -> Result<Duration> {
-        let mut buffer = Vec::with_capacity(512);
-        let usage = match (self.unified_dir(), self.dir_of(Controller::Cpuacct)) {
-            (Some(dir), _) => crate::v2::stats::cpu_usage(dir, &mut buffer)?,
-            (None, Some((dir, _))) => crate::v1::stats::cpu_usage(dir, &mut buffer)?,
-            (None, None) => None,
-        };
+        let usage = self.read_cpu_usage(&mut Vec::with_capacity(512))?;
         usage.ok_or_else(|| self.no_controller(Controller::Cpuacct))
+    }
+
+    pub(crate) fn read_cpu_usage(&self, buffer: &mut Vec<u8>) -> Result<Option<Duration>> {
+        match (self.unified_dir(), self.dir_of(Controller::Cpuacct)) {
+            (Some(dir), _) => crate::v2::stats::cpu_usage(dir, buffer),
+            (None, Some((dir, _))) => crate::v1::stats::cpu_usage(dir, buffer),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Removes the group, the groups that were made inside it, and parents that were made for it and are empty now.

@@ -6,8 +6,8 @@
 //! [`Hierarchy::discover`] finds what is mounted, once. A [`CgroupPath`] says where a group goes, below the caller's own or from the
 //! top. [`Cgroup::create`] makes it, [`Limits`] in plain units say what it may use, and [`Cgroup::apply`] sets them or says which
 //! one it could not set and why. Processes come in by [`Cgroup::add`], or are born inside by [`Cgroup::entry`].
-//! [`Cgroup::stats`] reads all [figures](Stats) once; [`Cgroup::watch`] gives descriptors to poll for [events](Watched);
-//! [`CpuTimeLimit`] ends a tree of processes whose CPU time is used up; [`LimitCounters`] tell which limit was met, and whose.
+//! [`Cgroup::stats`] reads all [figures](Stats) once, [`Cgroup::totals`] what is said about a group that has ended;
+//! [`Cgroup::watch`] gives descriptors to poll for [events](Watched); [`CpuTimeLimit`] ends a tree of processes whose CPU time is used up; [`LimitCounters`] tell which limit was met, and whose.
 //! In the end [`Cgroup::kill`] and [`Cgroup::remove`].
 //!
 //! ```no_run
@@ -121,6 +121,7 @@ mod stats;
 mod sys;
 #[cfg(feature = "systemd")]
 pub mod systemd;
+mod totals;
 mod v1;
 mod v2;
 
@@ -142,3 +143,4 @@ pub use rustix::process::Signal;
 pub use stats::{
     CpuStats, HugetlbStats, IoDevice, IoStats, MemoryStats, PidsStats, Pressure, PressureAverages, Stats,
 };
+pub use totals::Totals;

@@ -31,7 +31,7 @@ impl TryFrom<&LinuxResources> for Limits {
             limits.memory = from_memory(memory);
         }
         if let Some(cpu) = resources.cpu() {
-            limits.cpu = from_cpu(cpu);
+            limits.cpu = from_cpu(cpu)?;
             limits.cpuset = CpusetLimits { cpus: non_empty(cpu.cpus()), mems: non_empty(cpu.mems()) };
         }
         limits.pids =
@@ -89,15 +89,27 @@ fn from_memory(memory: &LinuxMemory) -> MemoryLimits {
     }
 }
 
-fn from_cpu(cpu: &LinuxCpu) -> CpuLimits {
-    CpuLimits {
+fn from_cpu(cpu: &LinuxCpu) -> Result<CpuLimits> {
+    Ok(CpuLimits {
         quota: cpu.quota().filter(|quota| *quota != 0).map(max),
         period: cpu.period().filter(|period| *period != 0),
         burst: cpu.burst(),
         weight: cpu.shares().filter(|shares| *shares != 0).map(CpuWeight::Shares),
-        idle: cpu.idle().map(|idle| idle != 0),
+        idle: cpu.idle().map(from_idle).transpose()?,
         realtime_runtime: cpu.realtime_runtime().filter(|runtime| *runtime != 0),
         realtime_period: cpu.realtime_period().filter(|period| *period != 0),
+    })
+}
+
+fn from_idle(idle: i64) -> Result<bool> {
+    match idle {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Error::InvalidLimit {
+            limit: "cpu.idle",
+            value: idle.to_string(),
+            reason: "it must be 0 or 1",
+        }),
     }
 }
 
@@ -482,6 +494,8 @@ mod tests {
         for json in [
             r#"{"devices": [{"allow": true, "access": "rx"}]}"#,
             r#"{"devices": [{"allow": true, "major": -7}]}"#,
+            r#"{"cpu": {"idle": -1}}"#,
+            r#"{"cpu": {"idle": 2}}"#,
             r#"{"blockIO": {"throttleReadBpsDevice": [{"major": -1, "minor": 0, "rate": 1}]}}"#,
         ] {
             assert!(matches!(Limits::try_from(&resources(json)), Err(Error::InvalidLimit { .. })), "{json}");

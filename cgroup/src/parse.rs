@@ -2,6 +2,7 @@
 //! kernel version adds fields. Fuzzed as a whole through [`crate::fuzzing`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::limits::{DeviceNumber, Max};
 use crate::stats::{IoDevice, Pressure, PressureAverages};
@@ -38,6 +39,21 @@ pub(crate) fn field(text: &str, wanted: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// v1 `cpuacct.usage_all`: a header, then `cpu user system` a CPU, in nanoseconds. The sums of user and system.
+pub(crate) fn usage_all(text: &str) -> Option<(Duration, Duration)> {
+    let mut lines = text.lines();
+    if lines.next()? != "cpu user system" {
+        return None;
+    }
+    let mut sums = (Duration::ZERO, Duration::ZERO);
+    for line in lines {
+        let mut figures = line.split(' ').skip(1).map(|word| word.parse().ok().map(Duration::from_nanos));
+        sums.0 = sums.0.checked_add(figures.next()??)?;
+        sums.1 = sums.1.checked_add(figures.next()??)?;
+    }
+    Some(sums)
+}
+
 /// A pressure file (Documentation/accounting/psi.rst). `None` when it has no `some` line.
 pub(crate) fn pressure(text: &str) -> Option<Pressure> {
     let averages = |kind: &str| {
@@ -47,7 +63,7 @@ pub(crate) fn pressure(text: &str) -> Option<Pressure> {
             avg10: value("avg10")?.parse().ok()?,
             avg60: value("avg60")?.parse().ok()?,
             avg300: value("avg300")?.parse().ok()?,
-            total: std::time::Duration::from_micros(value("total")?.parse().ok()?),
+            total: Duration::from_micros(value("total")?.parse().ok()?),
         })
     };
     // CPU has no "full" line before 5.13.
@@ -142,6 +158,15 @@ mod tests {
         assert_eq!(max(""), None);
         assert_eq!(field("oom 1\noom_kill 2\n", "oom_kill"), Some(2));
         assert_eq!(field("oom_kill_disable 0\nunder_oom 0\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn per_cpu_usage() {
+        let sums = Some((Duration::from_nanos(13), Duration::from_nanos(4)));
+        assert_eq!(usage_all("cpu user system\n0 10 4\n1 3 0\n"), sums);
+        for text in ["", "0 1 2\n", "cpu user system\n0 1\n", "cpu user system\n0 1 -2\n"] {
+            assert_eq!(usage_all(text), None, "{text}");
+        }
     }
 
     #[test]

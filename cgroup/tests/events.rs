@@ -55,7 +55,11 @@ fn out_of_memory_by_the_own_limit() {
         other => panic!("{other:?}"),
     }
     child.wait().unwrap();
+    let totals = group.totals().unwrap();
     let stats = group.stats().unwrap().memory;
+    assert_eq!((totals.memory_peak, totals.memory_max), (stats.peak, stats.max));
+    assert_eq!((totals.memory_limit_hits, totals.oom), (stats.limit_hits, stats.oom));
+    assert_eq!((totals.oom_kills, totals.pids_limit_hits), (stats.oom_kills, Some(0)));
     assert!(stats.oom_kills.unwrap() >= 1, "{stats:?}");
     assert!(stats.peak.is_none_or(|peak| peak > 8 * MIB && peak <= 16 * MIB), "{stats:?}");
     let hits = group.limit_counters().unwrap().hits_since(&before);
