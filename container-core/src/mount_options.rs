@@ -226,10 +226,11 @@ impl MountOptions {
         PER_MOUNT.iter().filter(|(ms, _)| self.flags & ms != 0).fold(atime, |bits, (_, attr)| bits | attr)
     }
 
-    /// The attributes this list clears on the mount point itself: the access time field too when it sets or resets it.
+    /// The attributes this list clears on the mount point itself: the access time field too when it sets it. Words that only take
+    /// back what was not given (`atime`, `norelatime`) leave it as it is, as mount(8) does.
     pub(crate) fn attributes_clear(&self) -> u64 {
         let times = MS_NOATIME | MS_STRICTATIME | MS_RELATIME;
-        let atime = if (self.flags | self.cleared) & times != 0 { attr::ATIME } else { 0 };
+        let atime = if self.flags & times != 0 { attr::ATIME } else { 0 };
         PER_MOUNT.iter().filter(|(ms, _)| self.cleared & ms != 0).fold(atime, |bits, (_, attr)| bits | attr)
     }
 }

@@ -11,7 +11,7 @@ use container_core::launch::{self, Gate, Io, RootMount};
 use container_core::oci_spec::runtime::{BoxBuilder as ConsoleSizeBuilder, Hooks, Spec};
 use container_core::plan::{Extras, Facts, Plan};
 use container_core::state::{Entry, Record, Status};
-use container_core::{HookKind, HookState, run_hooks};
+use container_core::{HookKind, HookState, Step, run_hooks};
 
 use crate::args::Create;
 use crate::bundle::Bundle;
@@ -31,7 +31,8 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let entry = reserve(context, options, &bundle)?;
     let made = plan(context, options, &bundle, false).and_then(|plan| {
         let creating = intend(&entry, &bundle, &plan)?;
-        let mut created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))?;
+        let mut created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))
+            .map_err(|error| explain(error, &bundle.spec))?;
         context.log.debug(SET_UP);
         publish(options, &entry, &creating, Process::created(&created))?;
         // One that was killed already, by a hook or from outside, is there to be asked for and deleted all the same.
@@ -59,11 +60,12 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
         if plan.cgroup_path().is_none() {
             // Without a control group nobody could find the process if this program were killed before the record is written: so
             // the record comes first.
-            let created = launch::create(&plan, io, Gate::Held)?;
+            let created =
+                launch::create(&plan, io, Gate::Held).map_err(|error| explain(error, &bundle.spec))?;
             let record = publish(options, &entry, &creating, Process::created(&created))?;
             return Ok((created.start()?, record));
         }
-        let running = launch::spawn(&plan, io)?;
+        let running = launch::spawn(&plan, io).map_err(|error| explain(error, &bundle.spec))?;
         context.log.debug(SET_UP);
         let record = publish(options, &entry, &creating, Process::running(&running))?;
         Ok((running, record))
@@ -119,9 +121,40 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> 
     extras.all_cpus = true;
     extras.keep_groups = crate::bundle::keeps_groups(&bundle.spec);
     extras.terminal_onlcr = !relayed;
-    let plan = Plan::new(&bundle.spec, &extras, &Facts::gather()?)?;
+    let facts = Facts::gather()?;
+    check_unified(&bundle.spec, &facts)?;
+    let plan = Plan::new(&bundle.spec, &extras, &facts)?;
     context.log.debug_plan(&plan, bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()));
     Ok(plan)
+}
+
+/// Why a launch failed, with what the configuration has to do with it where the kernel's word alone says little.
+fn explain(error: container_core::Error, spec: &Spec) -> Failure {
+    let cpu = |spec: &Spec| spec.linux().as_ref()?.resources().as_ref()?.cpu().clone();
+    let scheduler = error.step() == Some(Step::Scheduler);
+    let cpus = cpu(spec).is_some_and(|cpu| cpu.cpus().as_ref().is_some_and(|cpus| !cpus.is_empty()));
+    let failure = Failure::from(error);
+    if scheduler && cpus {
+        return Failure::new(format!(
+            "{} (process scheduler can't be used together with AllowedCPUs)",
+            failure.message
+        ));
+    }
+    failure
+}
+
+/// Files of version 2 have no meaning for hierarchies of version 1.
+fn check_unified(spec: &Spec, facts: &Facts) -> Result<(), Failure> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let unified =
+        resources.and_then(|resources| resources.unified().as_ref()).is_some_and(|all| !all.is_empty());
+    let version_2 = facts.cgroups.as_ref().is_none_or(|hierarchy| hierarchy.mode() == cgroup::Mode::V2);
+    if unified && !version_2 {
+        return Err(Failure::new(
+            "invalid configuration: linux.resources.unified needs a host with cgroup v2 only",
+        ));
+    }
+    Ok(())
 }
 
 fn io(options: &Create, console: Option<OwnedFd>) -> Io {

@@ -110,16 +110,17 @@ impl Mounts<'_> {
 
     /// All mounts of the spec, in their order.
     pub(super) fn all(&mut self) -> Result<()> {
-        for mount in self.spec.mounts().iter().flatten() {
-            self.one(mount)?;
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        for (index, mount) in mounts.iter().enumerate() {
+            self.one(mount, &mounts[..index])?;
         }
         Ok(())
     }
 
-    fn one(&mut self, mount: &Mount) -> Result<()> {
+    fn one(&mut self, mount: &Mount, earlier: &[Mount]) -> Result<()> {
         let options = MountOptions::parse(mount.options().iter().flatten().map(String::as_str))?;
         let kind = mount.typ().as_deref().unwrap_or("none");
-        let destination = destination(mount)?;
+        let destination = destination(mount, &super::rootfs::place(self.spec, self.extras))?;
         let bind = options.bind.or((kind == "bind").then_some(Scope::Single));
         let follow = if kind == "proc" || kind == "sysfs" {
             Follow::None
@@ -134,7 +135,7 @@ impl Mounts<'_> {
             return Ok(());
         }
         match (bind, kind) {
-            (Some(scope), _) => self.bind(mount, &options, scope, target),
+            (Some(scope), _) => self.bind(mount, &options, scope, target, earlier),
             (None, "cgroup" | "cgroup2") => self.control_groups(mount, &options, target, kind),
             (None, "none" | "") => Err(Error::invalid(
                 format!("mounts: {}", mount.destination().display()),
@@ -145,7 +146,14 @@ impl Mounts<'_> {
     }
 
     /// A part of the host's tree.
-    fn bind(&mut self, mount: &Mount, options: &MountOptions, scope: Scope, target: Target) -> Result<()> {
+    fn bind(
+        &mut self,
+        mount: &Mount,
+        options: &MountOptions,
+        scope: Scope,
+        target: Target,
+        earlier: &[Mount],
+    ) -> Result<()> {
         let source =
             mount.source().as_ref().filter(|source| !source.as_os_str().is_empty()).ok_or_else(|| {
                 Error::invalid(
@@ -158,12 +166,19 @@ impl Mounts<'_> {
         let slot = self.slot();
         let name = source.display().to_string();
         let recursive = scope == Scope::Recursive;
-        self.prepare.push(Operation::OpenTree {
-            slot,
-            path: c_string("mounts.source", source.as_os_str())?,
-            recursive,
-            follow: !options.source_nofollow,
-        });
+        let inside = self.made_inside(&source, earlier);
+        if let Some(path) = &inside {
+            let path = c_string("mounts.source", path.as_os_str())?;
+            self.prepare.push(Operation::OpenInside { slot, path, recursive });
+        } else {
+            self.prepare.push(Operation::OpenTree {
+                slot,
+                path: c_string("mounts.source", source.as_os_str())?,
+                recursive,
+                follow: !options.source_nofollow,
+            });
+        }
+        let before = self.prepare.len() - 1;
         self.idmap(mount, options, slot, &name)?;
         if options.propagation.is_empty() {
             let attr = match self.root_propagation()? {
@@ -188,8 +203,22 @@ impl Mounts<'_> {
         for (attr, recursive) in changes {
             self.prepare.push(Operation::SetAttributes { slot, attr, recursive, name: name.clone() });
         }
+        if inside.is_some() {
+            self.attach.extend(self.prepare.drain(before..));
+        }
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
+    }
+
+    /// The path in the container of a source in its root directory where mounts were made before: only there they can be seen.
+    fn made_inside(&self, source: &Path, earlier: &[Mount]) -> Option<PathBuf> {
+        let root = super::rootfs::place(self.spec, self.extras);
+        let path = Path::new("/").join(source.strip_prefix(&root).ok()?);
+        let related = |mount: &Mount| {
+            let other = destination(mount, &root).unwrap_or_default();
+            path.starts_with(&other) || Path::new(&other).starts_with(&path)
+        };
+        (path != Path::new("/") && earlier.iter().any(related)).then_some(path)
     }
 
     /// Flags of the source's mount that a bind mount loses. As with mount(2), which remounts it with what is named and nothing
@@ -364,8 +393,9 @@ impl Mounts<'_> {
     }
 }
 
-/// A destination, relative ones taken from the container's root.
-fn destination(mount: &Mount) -> Result<OsString> {
+/// A destination, relative ones taken from the container's root. One that repeats where the root is on the host is taken from
+/// there, as runc does.
+fn destination(mount: &Mount, root: &Path) -> Result<OsString> {
     let path = mount.destination();
     if path.as_os_str().is_empty() {
         return Err(Error::invalid("mounts.destination", "it is empty"));
@@ -379,6 +409,12 @@ fn destination(mount: &Mount) -> Result<OsString> {
             }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
+    }
+    if root != Path::new("/")
+        && let Ok(inside) = plain.strip_prefix(root)
+        && !inside.as_os_str().is_empty()
+    {
+        plain = Path::new("/").join(inside);
     }
     if plain.as_os_str() == "/" {
         return Err(Error::invalid(

@@ -186,6 +186,12 @@ pub(crate) enum Operation {
         recursive: bool,
         follow: bool,
     },
+    /// What lies in the container's root by now, with the mounts made there.
+    OpenInside {
+        slot: Slot,
+        path: CString,
+        recursive: bool,
+    },
     OpenNull,
     OpenEmpty,
     Overlay {
@@ -405,7 +411,7 @@ impl Operation {
             },
             Self::BecomeRoot => Step::BecomeRoot,
             Self::EnterCgroup => Step::EnterCgroup,
-            Self::OpenTree { .. } | Self::OpenNull | Self::OpenEmpty => Step::OpenTree,
+            Self::OpenTree { .. } | Self::OpenInside { .. } | Self::OpenNull | Self::OpenEmpty => Step::OpenTree,
             Self::Overlay { .. } => Step::Overlay,
             Self::SetAttributes { .. } => Step::MountAttributes,
             Self::Idmap { .. } => Step::Idmap,
@@ -474,6 +480,9 @@ impl Operation {
             },
             Self::OpenTree { path, recursive, .. } => {
                 format!("{}{}", text(path), if *recursive { " with all below" } else { "" })
+            }
+            Self::OpenInside { path, recursive, .. } => {
+                format!("{} of the container{}", text(path), if *recursive { " with all below" } else { "" })
             }
             Self::OpenNull => "/dev/null".into(),
             Self::OpenEmpty => "an empty directory".into(),

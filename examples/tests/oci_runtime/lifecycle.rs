@@ -43,6 +43,29 @@ fn a_waiting_container_outlives_its_creator() {
     sandbox.assert_clean("after delete");
 }
 
+/// Its first process is the first of a pid namespace, which the kernel's own action for a signal passes by.
+#[test]
+fn a_waiting_container_hears_that_it_is_to_end() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for signal in ["TERM", "INT", "HUP"] {
+        sandbox.ok(&["create", "c"]);
+        sandbox.ok(&["kill", "c", signal]);
+        assert!(eventually(|| sandbox.status("c") == "stopped"), "{signal}");
+        sandbox.ok(&["delete", "c"]);
+    }
+    sandbox.configure(&["sh", "-c", "grep ^SigBlk /proc/self/status"], |_| {});
+    std::os::unix::fs::symlink("busybox", sandbox.rootfs().join("bin/grep")).unwrap();
+    assert_eq!(sandbox.ok(&["run", "c"]), "SigBlk:\t0000000000000000\n");
+    sandbox.configure(&["sh", "-c", "grep ^SigBlk /proc/self/status >/result"], |_| {});
+    sandbox.ok(&["create", "c"]);
+    sandbox.ok(&["start", "c"]);
+    assert!(eventually(|| sandbox.status("c") == "stopped"));
+    let blocked = std::fs::read_to_string(sandbox.rootfs().join("result")).unwrap();
+    assert_eq!(blocked, "SigBlk:\t0000000000000000\n");
+    sandbox.ok(&["delete", "c"]);
+    sandbox.assert_clean("in the end");
+}
+
 /// The container closes its terminal and goes on: the relay has nothing to do, and does nothing.
 #[test]
 fn a_terminal_that_hung_up_costs_no_time() {
