@@ -197,3 +197,18 @@ fn the_cpu_time_of_a_tree() {
     let last = group.stats().unwrap().cpu;
     assert!(last.usage.unwrap() >= usage && last.user.is_some() && last.system.is_some(), "{last:?}");
 }
+
+#[test]
+fn the_cpu_time_of_short_processes() {
+    let Some(hierarchy) = hierarchy_with(&[Controller::Cpuacct]) else { return };
+    let group = Guard::new(&hierarchy, "short", &[Controller::Cpu, Controller::Cpuacct]);
+    let mut child = gated("/bin/true; /bin/true; /bin/true");
+    group.add(child.id()).unwrap();
+    go(&mut child);
+    child.wait().unwrap();
+    // Less than a tick each, and still counted, in every way of asking.
+    let usage = group.cpu_usage().unwrap();
+    assert!(usage > Duration::ZERO);
+    assert_eq!(group.stats().unwrap().cpu.usage, Some(usage));
+    assert_eq!(group.totals().unwrap().cpu_usage, Some(usage));
+}

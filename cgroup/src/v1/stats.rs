@@ -93,15 +93,16 @@ fn throttling(dir: &Dir, cpu: &mut CpuStats, buffer: &mut Vec<u8>) -> Result<()>
 }
 
 fn usage(dir: &Dir, cpu: &mut CpuStats, buffer: &mut Vec<u8>) -> Result<()> {
-    // One file and one moment (kernel 4.7): `cpuacct.usage` is the same sum.
+    let mut nanoseconds =
+        |file| Ok(dir.read(file, buffer)?.and_then(parse::number).map(Duration::from_nanos));
+    cpu.usage = nanoseconds("cpuacct.usage")?;
+    // Not its sum: what passes between two ticks is in the whole and in neither part. Both parts in one file: kernel 4.7.
     if let Some((user, system)) = dir.read("cpuacct.usage_all", buffer)?.and_then(parse::usage_all) {
         (cpu.user, cpu.system) = (Some(user), Some(system));
-        cpu.usage = user.checked_add(system);
         return Ok(());
     }
     let mut nanoseconds =
         |file| Ok(dir.read(file, buffer)?.and_then(parse::number).map(Duration::from_nanos));
-    cpu.usage = nanoseconds("cpuacct.usage")?;
     cpu.user = nanoseconds("cpuacct.usage_user")?;
     cpu.system = nanoseconds("cpuacct.usage_sys")?;
     Ok(())
