@@ -411,7 +411,9 @@ impl Operation {
             },
             Self::BecomeRoot => Step::BecomeRoot,
             Self::EnterCgroup => Step::EnterCgroup,
-            Self::OpenTree { .. } | Self::OpenInside { .. } | Self::OpenNull | Self::OpenEmpty => Step::OpenTree,
+            Self::OpenTree { .. } | Self::OpenInside { .. } | Self::OpenNull | Self::OpenEmpty => {
+                Step::OpenTree
+            }
             Self::Overlay { .. } => Step::Overlay,
             Self::SetAttributes { .. } => Step::MountAttributes,
             Self::Idmap { .. } => Step::Idmap,

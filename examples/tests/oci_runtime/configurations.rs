@@ -91,6 +91,24 @@ fn a_named_flag_of_a_bind_mount_stands_for_all() {
     assert_eq!(flags("/tmp/ro"), "ro,relatime");
 }
 
+/// A source in the root directory is what the mounts before made of it, as it is for the container.
+#[test]
+fn a_bind_mount_sees_what_was_mounted_before() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let source = sandbox.bundle().join("source");
+    std::fs::create_dir_all(source.join("sub")).unwrap();
+    std::fs::write(source.join("sub/file"), "from the source\n").unwrap();
+    let inside = |path: &str| sandbox.rootfs().join(path).display().to_string();
+    sandbox.configure(&["cat", "/final/deep/file"], |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({ "destination": "/tmp", "type": "tmpfs" }));
+        mounts.push(json!({ "destination": "/tmp/deep", "source": source.join("sub"), "options": ["bind"] }));
+        // By the path on the host, on both sides.
+        mounts.push(json!({ "destination": inside("final"), "source": inside("tmp"), "options": ["rbind"] }));
+    });
+    assert_eq!(printed(&sandbox), "from the source\n");
+}
+
 #[test]
 fn what_is_wrong_with_a_memory_policy_is_named() {
     let Some(sandbox) = Sandbox::new() else { return };
