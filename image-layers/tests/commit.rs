@@ -146,3 +146,52 @@ fn an_image_without_layers_is_an_empty_root() {
     let filled = container.commit(None).unwrap();
     assert_eq!(fs::read(unpacked(dir.path(), &filled).join("first")).unwrap(), b"1");
 }
+
+/// The label of a security policy and the access list of a network file system are put on every file by the host.
+#[test]
+fn labels_of_the_host_stay_behind() {
+    const LABEL: &[u8] = b"system_u:object_r:container_file_t:s0\0";
+    let key = "security.selinux";
+    let dir = scratch();
+    let probe = dir.path().join("probe");
+    fs::write(&probe, "").unwrap();
+    let label = |path: &Path| rustix::fs::lsetxattr(path, key, LABEL, rustix::fs::XattrFlags::empty());
+    if label(&probe).is_err() {
+        return skip("root", "no labels of a security policy can be set here");
+    }
+    let labelled = |path: &Path| rustix::fs::lgetxattr(path, key, &mut [0; 100][..]).is_ok();
+    let input = layout(&dir.path().join("layout"), &[base()], "x/base:1");
+    for kind in [SnapshotKind::Copy, SnapshotKind::Overlay] {
+        let place = dir.path().join(kind.as_str());
+        let Ok(store) = StoreOptions::new().backend(kind).open_or_create(&place) else {
+            skip(kind.as_str(), &format!("no {kind} here"));
+            continue;
+        };
+        let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+        let container = store.prepare(&image, "c").unwrap();
+        let root = match container.mount() {
+            RootfsMount::Directory { source, .. } => source.clone(),
+            RootfsMount::Overlay { upper: Some(upper), .. } => upper.clone(),
+            other => panic!("{other:?}"),
+        };
+        fs::write(root.join("new"), "n").unwrap();
+        let mut pending = vec![root.clone()];
+        while let Some(path) = pending.pop() {
+            label(&path).unwrap();
+            if path.is_dir() && !path.is_symlink() {
+                pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+        let committed = container.commit(Some(&name("x/labels:1"))).unwrap();
+        let blob = place.join("blobs/sha256").join(committed.layers()[1].digest.hex());
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(fs::File::open(blob).unwrap()));
+        let entries = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        // The root has a new time, for there is a new name in it.
+        let names: Vec<PathBuf> = entries.filter(|path| path != Path::new("./")).collect();
+        assert_eq!(names, [Path::new("new")], "{kind}: what only has a label did not change");
+        let target = dir.path().join(format!("{kind}-unpacked"));
+        committed.unpack(&target).unwrap();
+        assert!(!labelled(&target.join("new")), "{kind}");
+        assert!(labelled(&root.join("new")), "{kind}: nothing is cleared");
+    }
+}

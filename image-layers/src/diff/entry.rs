@@ -42,7 +42,12 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<Owne
     open_for_reading(dir, name, Mode::from_raw_mode(stat.st_mode), kind(stat))
 }
 
-/// All extended attributes, sorted.
+/// Attributes that the host puts on files by its own policy: none of the container's changes, none for an image.
+pub(super) fn is_of_host(key: &[u8]) -> bool {
+    matches!(key, b"security.selinux" | b"system.nfs4_acl")
+}
+
+/// All extended attributes but those of the host, sorted.
 pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Xattrs> {
     let path = through_proc(dir, name);
     let list = match grow(|buffer| rustix::fs::llistxattr(&path[..], buffer)) {
@@ -50,7 +55,7 @@ pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Xattrs> {
         other => other?,
     };
     let mut all = Vec::new();
-    for key in list.split(|&b| b == 0).filter(|key| !key.is_empty()) {
+    for key in list.split(|&b| b == 0).filter(|key| !key.is_empty() && !is_of_host(key)) {
         match grow(|buffer| rustix::fs::lgetxattr(&path[..], key, buffer)) {
             Ok(value) => all.push((key.to_vec(), value)),
             // Not for us to see, or gone again.

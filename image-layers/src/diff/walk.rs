@@ -17,7 +17,7 @@ use crate::apply::tree::{NodeId, NodeKind, Visit, Walk, flags};
 use crate::tar::{Entry, Kind, Writer, Xattrs};
 use crate::{Error, Result};
 
-use super::entry::{ctime, kind, mtime, names, open, readlink, stat, xattrs};
+use super::entry::{ctime, is_of_host, kind, mtime, names, open, readlink, stat, xattrs};
 use super::stack::{Frame, Stack};
 use super::{Content, DiffStats, Form, output};
 
@@ -415,6 +415,7 @@ impl<'a> Walker<'a> {
         let node = self.merged.tree.node(below);
         let same = entry.mode == node.mode && entry.mtime == node.mtime();
         let mut attributes = self.merged.tree.xattrs(below).to_vec();
+        attributes.retain(|(key, _)| !is_of_host(key));
         attributes.sort_unstable();
         // Without privileges not all attributes could be set.
         let comparable =
