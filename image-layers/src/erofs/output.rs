@@ -112,13 +112,18 @@ impl Output {
         }
     }
 
-    /// Everything up to the position exists, in whole blocks; returns how many.
+    /// Everything up to the position exists, in whole blocks.
+    pub(super) fn complete(&mut self) -> Result<()> {
+        self.align()?;
+        self.flush()?;
+        self.file.set_len(self.start).map_err(Error::io("resize", &self.path))
+    }
+
+    /// The same for good; returns how many blocks.
     pub(super) fn end(&mut self) -> Result<u32> {
         // fsck.erofs of erofs-utils 1.5 reads the header of attributes behind every inode, also of one that has none.
         self.skip(ATTRIBUTES_HEADER)?;
-        self.align()?;
-        self.flush()?;
-        self.file.set_len(self.start).map_err(Error::io("resize", &self.path))?;
+        self.complete()?;
         block_number(self.start)
     }
 }

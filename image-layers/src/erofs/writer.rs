@@ -71,7 +71,7 @@ impl Writer {
     /// [`Error::Io`].
     pub(crate) fn suspend(mut self) -> Result<()> {
         self.end_files()?;
-        self.output.end()?;
+        self.output.complete()?;
         let mut first = vec![0; BLOCK as usize];
         self.identity.write(&mut first);
         self.output.write_at(0, &first)
