@@ -3,31 +3,9 @@
 
 mod fixture;
 
-use container_core::{Container, ContainerBuilder, End, Error, Mount};
+use container_core::{Container, End};
 use fixture::Traces;
 use image_layers::Store;
-
-/// A failure that belongs to one step, and whether an error is the right one.
-type Failure = (&'static str, fn(ContainerBuilder) -> ContainerBuilder, fn(&Error) -> bool);
-
-fn failures() -> Vec<Failure> {
-    let setup = |e: &Error| matches!(e, Error::Setup { .. });
-    vec![
-        ("command", |b| b.command(["/no/such"]), |e| matches!(e, Error::Exec { .. })),
-        ("bind source", |b| b.bind("/no/such/source", "/mnt"), setup),
-        ("mount option", |b| b.mount(Mount::tmpfs("/mnt").option("no_such_option=1")), setup),
-        ("file system", |b| b.mount(Mount::new("nosuchfs", "none", "/mnt")), setup),
-        ("user", |b| b.user("nobody-here"), |e| matches!(e, Error::UnknownUser { .. })),
-        ("working directory", |b| b.current_dir("/etc/passwd/x"), setup),
-        ("sysctl", |b| b.sysctl("net.no_such_thing", "1"), setup),
-        (
-            "host name",
-            |b| b.hostname("x".repeat(100)),
-            |e| matches!(e, Error::Setup { .. } | Error::Invalid { .. }),
-        ),
-        ("script", |b| b.command(["/srv/kept"]), |e| matches!(e, Error::Exec { .. })),
-    ]
-}
 
 #[test]
 fn two_hundred_runs_leave_nothing() {
@@ -50,12 +28,12 @@ fn two_hundred_runs_leave_nothing() {
     let files = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();
     let (before, layers) = (Traces::now(), files(&store.path().join("layers")));
 
-    let failures = failures();
+    let failures = fixture::failures::all();
     for n in 1..=200 {
         if n % 3 == 0 {
-            let (name, change, right) = failures[(n / 3) % failures.len()];
-            let error = change(builder(n)).output().expect_err(name);
-            assert!(right(&error), "{name}: {error:?}");
+            let failure = &failures[(n / 3) % failures.len()];
+            let error = (failure.change)(builder(n)).output().expect_err(failure.name);
+            assert!((failure.right)(&error), "{}: {error:?}", failure.name);
         } else if n % 7 == 0 {
             drop(builder(n).command(["/bin/sleep", "100"]).spawn().unwrap());
         } else {

@@ -4,7 +4,10 @@ mod fixture;
 
 use std::time::{Duration, Instant};
 
-use container_core::{End, Error, MemoryShortage, Signal, Step, TimeLimit};
+use container_core::cgroup::{Cgroup, CgroupPath, Hierarchy, Limits};
+use container_core::{
+    End, Error, MemoryShortage, Namespace, NamespaceKind, Resource, Signal, Stdio, Step, TimeLimit,
+};
 use fixture::Root;
 
 #[test]
@@ -13,14 +16,21 @@ fn h13_a_timeout_kills_everything() {
         return;
     }
     let root = Root::new();
-    let script = "trap '' TERM; (trap '' TERM; sleep 301) & setsid sh -c 'sleep 302' & (setsid sh -c 'sleep 303 &' &) ; sleep 304";
-    let before = Instant::now();
-    let outcome = root.shell(script).timeout(Duration::from_millis(500)).run().unwrap();
-    assert_eq!(outcome.end, End::TimedOut(TimeLimit::Wall));
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        assert!(!line.starts_with(b"sleep\x0030"), "{:?} is left", entry.path());
+    // A child, a grandchild in a session of its own, and a daemon, all deaf to SIGTERM, all with standard output.
+    let script = "trap '' TERM; sleep 7301 & setsid sh -c 'sleep 7302; :' & (setsid sh -c 'sleep 7303 &' &); sleep 7304";
+    let check = |builder: container_core::ContainerBuilder| {
+        let before = Instant::now();
+        let outcome = builder.timeout(Duration::from_secs(1)).run().unwrap();
+        assert_eq!(outcome.end, End::TimedOut(TimeLimit::Wall));
+        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+        for seconds in ["7301", "7302", "7303", "7304"] {
+            assert_eq!(fixture::running(&["sleep", seconds]), 0, "sleep {seconds} is left");
+        }
+    };
+    check(root.shell(script));
+    // The host's process ids: the control group knows who belongs to the container.
+    if fixture::limits() {
+        check(root.shell(script).namespace(NamespaceKind::Pid, Namespace::Host).pids(50));
     }
 }
 
@@ -32,9 +42,15 @@ fn h17_every_kind_has_a_value_of_its_own() {
     let root = Root::new();
     assert_eq!(root.shell("exit 137").run().unwrap().end, End::Exited(137));
 
-    let outcome = root.shell("kill -SEGV $$; sleep 9").init(false).run().unwrap();
-    // Process 1 of a pid namespace takes no signal from inside that it has no handler for.
-    assert!(matches!(outcome.end, End::Signaled { .. } | End::Exited(_)), "{:?}", outcome.end);
+    fixture::executable(&root, "tmp/crash", &fixture::crasher());
+    let outcome = root.command(&["/tmp/crash"]).rlimit(Resource::Core, 0, 0).run().unwrap();
+    assert!(matches!(outcome.end, End::Signaled { signal: libc::SIGSEGV, .. }), "{:?}", outcome.end);
+    // Behind the tiny init it is told as well.
+    let outcome = root.command(&["/tmp/crash"]).rlimit(Resource::Core, 0, 0).init(true).run().unwrap();
+    assert!(
+        matches!(outcome.end, End::Exited(139) | End::Signaled { signal: libc::SIGSEGV, .. }),
+        "{outcome:?}"
+    );
 
     let container = root.command(&["sleep", "60"]).spawn().unwrap();
     let pid = rustix::process::Pid::from_raw(container.pid() as i32).unwrap();
@@ -92,6 +108,24 @@ fn h18_out_of_memory_is_told() {
     assert_eq!((outcome.end, outcome.oom_kills), (End::Stopped, 0));
 }
 
+/// Memory runs out above the container: in a group that somebody else has limited.
+#[test]
+fn h18_an_ancestor_out_of_memory_is_told_apart() {
+    if !fixture::limits() {
+        return;
+    }
+    let root = Root::new();
+    let hierarchy = Hierarchy::discover().unwrap();
+    let parent = format!("container-core-h18-{}", std::process::id());
+    let above = Cgroup::create(&hierarchy, &CgroupPath::new(&parent).unwrap()).unwrap();
+    above.apply(&Limits::new().memory(64u64 << 20)).unwrap();
+    let hog = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); exit 0";
+    let outcome = root.shell(hog).cgroup(format!("{parent}/inner")).run();
+    above.remove().unwrap();
+    let outcome = outcome.unwrap();
+    assert_eq!(outcome.end, End::OutOfMemory(MemoryShortage::Ancestor), "{outcome:?}");
+}
+
 #[test]
 fn h24_the_pids_limit_is_told() {
     if !fixture::limits() {
@@ -102,7 +136,22 @@ fn h24_the_pids_limit_is_told() {
     let before = Instant::now();
     let outcome = root.shell(bomb).pids(16).timeout(Duration::from_secs(20)).run().unwrap();
     assert!(outcome.pids_limit_hits >= 1, "{outcome:?}");
+    assert!(String::from_utf8_lossy(&outcome.stderr).contains("Cannot fork"), "EAGAIN inside: {outcome:?}");
     assert!(before.elapsed() < Duration::from_secs(10));
+    // One that never gives up is ended and cleaned away as quickly.
+    let name = format!("h24-{}", std::process::id());
+    let bomb = "b() { b | b & }; while :; do b 2>/dev/null; done";
+    let container =
+        root.shell(bomb).pids(16).id(&*name).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    fixture::until("the limit is hit", Duration::from_secs(20), || {
+        container.stats().unwrap().pids.limit_hits.is_some_and(|hits| hits > 10)
+    });
+    let before = Instant::now();
+    container.kill(Signal::KILL).unwrap();
+    let outcome = container.finish().unwrap();
+    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    assert!(outcome.pids_limit_hits > 10);
+    assert!(fixture::cgroups_named(&name).is_empty());
     assert_eq!(root.command(&["true"]).pids(1).run().unwrap().end, End::Exited(0));
     assert!(matches!(root.command(&["true"]).pids(0).run(), Err(Error::Invalid { .. })));
 }
@@ -122,17 +171,23 @@ fn h19_what_cannot_be_executed_is_a_start_error() {
     put("no-x", b"#!/bin/sh\n", 0o644);
     put("no-interpreter", b"#!/no/such/interpreter\n", 0o755);
     put("empty", b"", 0o755);
-    put("foreign", &foreign_elf(None), 0o755);
-    put("no-loader", &foreign_elf(Some("/no/such/loader")), 0o755);
-    let check = |command: &str, errno: i32, missing: Option<&str>| match root.command(&[command]).spawn() {
-        Err(error @ Error::Exec { .. }) => {
-            assert_eq!(error.step(), Some(Step::Exec));
-            assert_eq!(error.errno(), Some(errno), "{command}: {error:?}");
-            let Error::Exec { path, interpreter, .. } = error else { unreachable!() };
+    put("foreign", &fixture::elf(0x1234, &[0; 16], None), 0o755);
+    put("no-loader", &fixture::elf(fixture::MACHINE, &[0; 16], Some("/no/such/loader")), 0o755);
+    let container = root.command(&["sleep", "60"]).spawn().unwrap();
+    let check = |command: &str, errno: i32, missing: Option<&str>| {
+        // Its own command, and one more process in a running container.
+        let own = root.command(&[command]).spawn().map(drop);
+        for started in [own, container.exec([command]).output().map(drop)] {
+            let error = started.expect_err(command);
+            assert_eq!(
+                (error.step(), error.errno()),
+                (Some(Step::Exec), Some(errno)),
+                "{command}: {error:?}"
+            );
+            let Error::Exec { path, interpreter, .. } = error else { panic!("{command}: {error:?}") };
             assert!(path.ends_with(command.trim_start_matches('/')), "{path:?}");
             assert_eq!(interpreter.as_deref(), missing.map(std::path::Path::new), "{command}");
         }
-        other => panic!("{command}: {other:?}"),
     };
     check("no-such-command", libc::ENOENT, None);
     check("/tmp/no-x", libc::EACCES, None);
@@ -141,43 +196,4 @@ fn h19_what_cannot_be_executed_is_a_start_error() {
     check("/tmp/empty", libc::ENOEXEC, None);
     check("/tmp/foreign", libc::ENOEXEC, None);
     check("/tmp/no-loader", libc::ENOENT, Some("/no/such/loader"));
-
-    let container = root.command(&["sleep", "60"]).spawn().unwrap();
-    for (command, errno) in
-        [("no-such-command", libc::ENOENT), ("/tmp/no-x", libc::EACCES), ("/tmp/empty", libc::ENOEXEC)]
-    {
-        let error = container.exec([command]).output().unwrap_err();
-        assert_eq!((error.step(), error.errno()), (Some(Step::Exec), Some(errno)), "{command}: {error:?}");
-    }
-}
-
-/// A 64-bit ELF file: of a made-up architecture, or of this one with an interpreter.
-fn foreign_elf(interpreter: Option<&str>) -> Vec<u8> {
-    let machine: u16 = match interpreter {
-        None => 0x1234,
-        Some(_) if cfg!(target_arch = "x86_64") => 62,
-        Some(_) => 183,
-    };
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    elf.extend_from_slice(&3u16.to_le_bytes());
-    elf.extend_from_slice(&machine.to_le_bytes());
-    elf.extend_from_slice(&1u32.to_le_bytes());
-    elf.extend_from_slice(&0u64.to_le_bytes());
-    elf.extend_from_slice(&64u64.to_le_bytes());
-    elf.extend_from_slice(&0u64.to_le_bytes());
-    elf.extend_from_slice(&0u32.to_le_bytes());
-    for half in [64u16, 56, 1, 0, 0, 0] {
-        elf.extend_from_slice(&half.to_le_bytes());
-    }
-    let text = interpreter.unwrap_or("/x").as_bytes();
-    // One program header: PT_INTERP.
-    elf.extend_from_slice(&3u32.to_le_bytes());
-    elf.extend_from_slice(&4u32.to_le_bytes());
-    for word in [120u64, 0, 0, text.len() as u64 + 1, text.len() as u64 + 1, 1] {
-        elf.extend_from_slice(&word.to_le_bytes());
-    }
-    elf.extend_from_slice(text);
-    elf.push(0);
-    elf.resize(elf.len().max(512), 0);
-    elf
 }

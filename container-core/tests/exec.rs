@@ -44,9 +44,11 @@ fn h31_pausing() {
         return;
     }
     let root = Root::new();
-    let busy = "for n in 1 2 3 4 5 6; do (while :; do /bin/true; done) & done; while :; do /bin/true; done";
-    let mut container = root.shell(busy).pids(100).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    let busy = "n=0; while [ $n -lt 200 ]; do (while :; do /bin/true; done) & n=$((n+1)); done; while :; do /bin/true; done";
+    let mut container = root.shell(busy).pids(1000).spawn().unwrap();
+    fixture::until("200 processes are busy", Duration::from_secs(60), || {
+        container.processes().unwrap().len() > 200
+    });
     container.pause().unwrap();
     container.pause().unwrap();
     assert!(container.is_paused().unwrap());
@@ -78,16 +80,25 @@ fn h31_pausing() {
     assert!(matches!(container.pause(), Err(Error::NotRunning { .. })));
 }
 
+fn until_ended(container: &container_core::Container) {
+    let mut ended =
+        [rustix::event::PollFd::from_borrowed_fd(container.pidfd(), rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut ended, None).unwrap();
+}
+
 #[test]
 fn h32_exec_after_death() {
     if !fixture::containers() {
         return;
     }
     let root = Root::new();
-    for n in 0..100 {
+    for n in 0..fixture::times(150, 500) as u64 {
         let mut container = root.shell("exit 7").spawn().unwrap();
-        if n % 2 == 0 {
-            std::thread::sleep(Duration::from_micros(200 * n));
+        match n % 3 {
+            0 => std::thread::sleep(Duration::from_micros(100 * (n % 60))),
+            // It has ended, and nobody has asked for its status yet.
+            1 => until_ended(&container),
+            _ => {}
         }
         match container.exec(["true"]).output() {
             // It ran; what killed it, if anything, was the end of the container.

@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use container_core::{End, Error, Signal};
+use container_core::{End, Error};
 use fixture::Root;
 
 /// Everything of the process that a library could disturb, of every thread.
@@ -68,6 +68,7 @@ fn nothing_of_the_host_program_changes() {
         return;
     }
     let root = Root::new();
+    choose();
     root.command(&["true"]).status().unwrap();
     let before = everything();
 
@@ -80,21 +81,100 @@ fn nothing_of_the_host_program_changes() {
     drop(container);
     assert_eq!(everything(), before);
 
-    let failing = [
-        root.command(&["/no/such"]),
-        root.command(&["true"]).bind("/no/such", "/mnt"),
-        root.command(&["true"]).user("nobody-here"),
-        root.command(&["true"]).current_dir("/etc/passwd/x"),
-        root.command(&["true"]).sysctl("net.no_such", "1"),
-        root.command(&["true"]).mount(container_core::Mount::new("nosuchfs", "x", "/mnt")),
-    ];
-    for builder in failing {
-        builder.spawn().unwrap_err();
+    for failure in fixture::failures::all() {
+        (failure.change)(root.command(&["true"])).spawn().map(drop).expect_err(failure.name);
+        assert_eq!(everything(), before, "{}", failure.name);
     }
-    assert_eq!(everything(), before);
 
+    default_sigpipe(&root);
+    output_that_never_ends(&root);
+    passwd_without_end(&root);
     ignored_sigchld(&root);
     host_that_reaps(&root);
+}
+
+/// Values of our own for everything that has one.
+fn choose() {
+    std::env::set_current_dir("/usr").unwrap();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    let _ = std::fs::write("/proc/self/oom_score_adj", "77");
+    // SAFETY: plain calls about this process; the handler only counts.
+    unsafe {
+        let mut files: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files);
+        files.rlim_cur = files.rlim_cur.min(900);
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut mask, libc::SIGUSR1);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, std::ptr::null_mut());
+        libc::signal(libc::SIGUSR2, caught as *const () as usize);
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        libc::setgroups(2, [20, 30].as_ptr());
+    }
+}
+
+/// LC-H10: a host program in which SIGPIPE kills, and a container that does not want its input.
+fn default_sigpipe(root: &Root) {
+    // SAFETY: the disposition is put back below.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let output = root.shell("exec <&-; sleep 0.2; exit 5").input(vec![b'x'; 1 << 20]).output().unwrap();
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGPIPE, before) };
+    assert_eq!(output.end, End::Exited(5));
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// LC-H11: what is not kept takes no memory.
+fn output_that_never_ends(root: &Root) {
+    let (before, most) = (resident(), AtomicUsize::new(0));
+    let end = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                most.fetch_max(resident(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let builder = root.shell("yes >&2 & yes").output_limit(1 << 20).timeout(Duration::from_secs(2));
+        let outcome = builder.run().unwrap();
+        end.store(true, Ordering::Relaxed);
+        outcome
+    });
+    let grown = most.into_inner().saturating_sub(before);
+    assert_eq!((outcome.stdout.len(), outcome.stderr.len()), (1 << 20, 1 << 20));
+    assert!(outcome.stdout_cut && outcome.stderr_cut);
+    println!("two streams of 1 MiB took {} KiB", grown >> 10);
+    assert!(grown < 4 << 20, "{grown}");
+}
+
+/// LC-H22: 64 MiB of users are read, and not kept.
+fn passwd_without_end(root: &Root) {
+    let path = root.path().join("etc/passwd");
+    let mut text = "x:x:5:5::/:/bin/sh\n".repeat((64 << 20) / 19);
+    text.push_str("last:x:1000:1001::/:/bin/sh\n");
+    std::fs::write(&path, text).unwrap();
+    let (before, most) = (resident(), AtomicUsize::new(0));
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                most.fetch_max(resident(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let output = root.command(&["id", "-u"]).user("last").output().unwrap();
+        end.store(true, Ordering::Relaxed);
+        assert_eq!(output.stdout, b"1000\n");
+    });
+    let grown = most.into_inner().saturating_sub(before);
+    println!("64 MiB of passwd took {} KiB", grown >> 10);
+    assert!(grown < 4 << 20, "{grown}");
+    std::fs::write(&path, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
 }
 
 /// LC-H06: the kernel throws the statuses of this program's children away.
@@ -102,7 +182,8 @@ fn ignored_sigchld(root: &Root) {
     // SAFETY: the disposition is put back below.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     let codes = root.shell("exit 7").run().map(|outcome| outcome.end);
-    let container = root.command(&["sleep", "60"]).spawn();
+    fixture::executable(root, "tmp/crash", &fixture::crasher());
+    let crashed = root.command(&["/tmp/crash"]).run();
     // SAFETY: as above.
     unsafe { libc::signal(libc::SIGCHLD, before) };
     match codes {
@@ -110,11 +191,8 @@ fn ignored_sigchld(root: &Root) {
         Err(Error::SigchldIgnored) => return,
         Err(other) => panic!("{other:?}"),
     }
-    let container = container.unwrap();
-    let pid = rustix::process::Pid::from_raw(container.pid() as i32).unwrap();
-    rustix::process::kill_process(pid, Signal::SEGV).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    assert!(matches!(container.finish().unwrap().end, End::Signaled { .. }));
+    let crashed = crashed.unwrap();
+    assert!(matches!(crashed.end, End::Signaled { signal: libc::SIGSEGV, .. }), "{crashed:?}");
 }
 
 static CAUGHT: AtomicUsize = AtomicUsize::new(0);

@@ -43,6 +43,31 @@ fn h08_a_grandchild_that_holds_the_pipe_is_not_waited_for() {
 }
 
 #[test]
+fn h08_without_a_control_group_the_grandchild_is_left() {
+    if !fixture::containers() {
+        return;
+    }
+    // The documented choice: neither its pid namespace nor a control group holds it.
+    let root = Root::new();
+    let before = Instant::now();
+    let builder = root
+        .shell("echo done; sleep 7308 & exit 3")
+        .namespace(NamespaceKind::Pid, Namespace::Host)
+        .no_cgroup(true)
+        .die_with_host(false);
+    let output = builder.output().unwrap();
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert_eq!((output.stdout.as_slice(), output.end), (&b"done\n"[..], End::Exited(3)));
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        if std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x007308\0") {
+            let pid = entry.file_name().to_string_lossy().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, container_core::Signal::KILL).unwrap();
+        }
+    }
+}
+
+#[test]
 fn h09_late_bytes_are_never_cut() {
     if !fixture::containers() {
         return;
@@ -54,6 +79,9 @@ fn h09_late_bytes_are_never_cut() {
     container.stdout.take().unwrap().read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), 8 << 20);
     assert!(container.wait().unwrap().success());
+    // Collected, while somebody else in this program keeps the reader off its processor now and then.
+    let output = root.command(&["head", "-c", "8388608", "/dev/zero"]).output().unwrap();
+    assert_eq!((output.stdout.len(), output.end), (8 << 20, End::Exited(0)));
     for _ in 0..10 {
         assert_eq!(root.shell("head -c 60000 /dev/zero").output().unwrap().stdout.len(), 60000);
     }
@@ -113,10 +141,13 @@ fn h12_bytes_are_bytes() {
     let output = root.shell("tee /dev/stderr").input(all.clone()).output().unwrap();
     assert_eq!((&output.stdout, &output.stderr), (&all, &all));
 
-    let mut container = root.shell("printf 'a\\377\\nlast'").stdout(Stdio::piped()).spawn().unwrap();
+    // As a stream of lines, of which the last has no end.
+    let piped = root.command(&["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut container = piped.spawn().unwrap();
+    container.stdin.take().unwrap().write_all(&all).unwrap();
     let lines: Vec<_> =
         BufReader::new(container.stdout.take().unwrap()).split(b'\n').map(|l| l.unwrap()).collect();
-    assert_eq!(lines, [b"a\xff".to_vec(), b"last".to_vec()]);
+    assert_eq!(lines, all.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>());
     container.wait().unwrap();
 }
 

@@ -1,14 +1,41 @@
-//! Starting from the middle of somebody else's program (LC-H01 to LC-H03, H29).
+//! Starting from the middle of somebody else's program (LC-H01 to LC-H03).
 
 mod fixture;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use container_core::{Container, End};
+use container_core::Stdio;
 use fixture::Root;
+
+/// Ends the program when nothing goes on for ten seconds, after telling where each thread is.
+fn watchdog(done: &AtomicU64, end: &AtomicBool) {
+    let mut last = (done.load(Ordering::Relaxed), Instant::now());
+    while !end.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = done.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        if last.1.elapsed() > Duration::from_secs(10) {
+            for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+                let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{} {} {} {}",
+                    task.path().display(),
+                    read("comm").trim(),
+                    read("wchan"),
+                    read("syscall")
+                );
+            }
+            std::process::abort();
+        }
+    }
+}
 
 #[test]
 fn h01_other_threads_hold_every_lock() {
@@ -16,7 +43,9 @@ fn h01_other_threads_hold_every_lock() {
         return;
     }
     let root = Root::new();
-    let end = AtomicBool::new(false);
+    let starts = fixture::times(300, 2000);
+    let name = format!("h01-{}", std::process::id());
+    let (end, done) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for n in 0..50 {
             let end = &end;
@@ -25,41 +54,57 @@ fn h01_other_threads_hold_every_lock() {
                     let all: Vec<Vec<u8>> = (0..50).map(|size| vec![n as u8; size * 100]).collect();
                     std::hint::black_box(all);
                     std::hint::black_box(std::env::var_os("PATH"));
-                    std::hint::black_box(format!("{:?}", std::io::stderr().lock()));
+                    // Nothing comes out, but the lock is held and the system call made.
+                    let mut log = std::io::stderr().lock();
+                    log.write_all(b"").unwrap();
+                    log.flush().unwrap();
+                    std::hint::black_box(format!("{log:?}"));
+                    drop(log);
                     std::thread::sleep(Duration::from_micros(200));
                 }
             });
         }
-        let slowest = (0..300)
-            .map(|_| {
-                let before = Instant::now();
-                assert!(root.command(&["/bin/true"]).status().unwrap().success());
-                before.elapsed()
-            })
-            .max();
+        scope.spawn(|| watchdog(&done, &end));
+        let slowest = (0..starts).map(|n| {
+            let before = Instant::now();
+            assert!(root.command(&["/bin/true"]).id(format!("{name}-{n}")).status().unwrap().success());
+            done.fetch_add(1, Ordering::Relaxed);
+            before.elapsed()
+        });
+        let slowest = slowest.max();
         end.store(true, Ordering::Relaxed);
-        println!("the slowest of 300 took {slowest:?}");
+        println!("the slowest of {starts} took {slowest:?}");
         assert!(slowest.unwrap() < Duration::from_secs(10));
     });
+    assert!(fixture::cgroups_named(&name).is_empty());
+    assert_eq!(fixture::running(&["/bin/true"]), 0);
 }
 
 #[test]
-fn h02_many_threads_start_at_once() {
+#[cfg(feature = "images")]
+fn h02_many_threads_share_a_store_and_an_image() {
     if !fixture::containers() {
         return;
     }
-    let root = Root::new();
+    let directory = tempfile::Builder::new().prefix("container-core-test-").tempdir().unwrap();
+    let store = image_layers::Store::open_or_create(directory.path().join("store")).unwrap();
+    let image = fixture::image(&store);
+    let files = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();
+    let layers = files(&store.path().join("layers"));
+    let each = fixture::times(5, 20);
     let ids = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
-        for thread in 0..32 {
-            let (root, ids) = (&root, &ids);
+        for thread in 0..64 {
+            let (store, image, ids) = (&store, &image, &ids);
             scope.spawn(move || {
-                for n in 0..10 {
-                    let container = root
-                        .shell(&format!("echo {thread}-{n}"))
-                        .stdout(container_core::Stdio::piped())
-                        .spawn()
-                        .unwrap();
+                for n in 0..each {
+                    let container =
+                        fixture::with_tools(container_core::Container::builder().image(store, image))
+                            .command(["/bin/sh", "-c", &format!("echo {thread}-{n} | tee /srv/kept")])
+                            .stdin(Stdio::null())
+                            .stdout(Stdio::piped())
+                            .spawn()
+                            .unwrap();
                     assert!(ids.lock().unwrap().insert(container.id().to_owned()));
                     let output = container.wait_with_output().unwrap();
                     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{thread}-{n}\n"));
@@ -67,7 +112,15 @@ fn h02_many_threads_start_at_once() {
             });
         }
     });
-    assert_eq!(ids.into_inner().unwrap().len(), 320);
+    let ids = ids.into_inner().unwrap();
+    assert_eq!(ids.len(), 64 * each);
+    assert_eq!(files(&store.path().join("layers")), layers, "writable layers are removed");
+    let groups = fixture::cgroups_named("");
+    let left: Vec<_> = groups
+        .iter()
+        .filter(|group| group.file_name().is_some_and(|name| ids.contains(&*name.to_string_lossy())))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -77,7 +130,7 @@ fn h03_the_size_of_the_host_program_does_not_matter() {
     }
     let root = Root::new();
     let median = || {
-        let mut times: Vec<_> = (0..25)
+        let mut times: Vec<_> = (0..fixture::times(25, 50))
             .map(|_| {
                 let before = Instant::now();
                 root.command(&["/bin/true"]).status().unwrap();
@@ -89,39 +142,38 @@ fn h03_the_size_of_the_host_program_does_not_matter() {
     };
     median();
     let small = median();
-    let ballast = vec![1u8; 1 << 30];
-    let large = median();
-    println!("small {small:?}, with 1 GiB {large:?}");
-    // A fork would cost 35 ms here; a noisy machine is given a wide margin, the benches measure.
-    assert!(large < small * 3 + Duration::from_millis(8), "{small:?} became {large:?}");
+    let gib = fixture::times(1, 4);
+    let ballast = vec![1u8; gib << 30];
+    let (end, faults) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut noted = vec![1u8; 64 << 20];
+    let ready = std::sync::Barrier::new(2);
+    let large = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // After a fork each first write to a page of the shared memory would be a fault.
+            let mut touch = || noted.iter_mut().step_by(4096).for_each(|byte| *byte = byte.wrapping_add(1));
+            touch();
+            let before = minor_faults();
+            ready.wait();
+            while !end.load(Ordering::Relaxed) {
+                touch();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            faults.store(minor_faults() - before, Ordering::Relaxed);
+        });
+        ready.wait();
+        let large = median();
+        end.store(true, Ordering::Relaxed);
+        large
+    });
+    println!("small {small:?}, with {gib} GiB {large:?}, faults of another thread: {faults:?}");
+    assert!(faults.into_inner() < 100, "64 MiB are 16384 pages");
+    // A fork would cost 35 ms for each GiB; a machine that does other things at the same time is given five times 0.5 ms and more.
+    assert!(large < small.mul_f64(1.5) + Duration::from_micros(2500), "{small:?} became {large:?}");
     drop(std::hint::black_box(ballast));
 }
 
-#[test]
-fn h29_cycles_leave_no_memory_behind() {
-    if !fixture::containers() {
-        return;
-    }
-    let root = Root::new();
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-    };
-    let cycle = |n: usize| {
-        if n.is_multiple_of(10) {
-            root.command(&["/no/such"]).spawn().unwrap_err();
-            return;
-        }
-        let container: Container = root.command(&["sleep", "60"]).create().unwrap().start().unwrap();
-        if !n.is_multiple_of(7) {
-            assert_eq!(container.exec(["true"]).output().unwrap().end, End::Exited(0));
-        }
-        container.remove().unwrap();
-    };
-    (0..50).for_each(cycle);
-    let before = resident();
-    (0..250).for_each(cycle);
-    let grown = resident().saturating_sub(before);
-    println!("resident memory grew by {} KiB in 250 cycles", grown >> 10);
-    assert!(grown < 8 << 20, "{grown}");
+/// Page faults of the calling thread that needed no reading.
+fn minor_faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    stat[stat.rfind(')').unwrap()..].split(' ').nth(8).unwrap().parse().unwrap()
 }

@@ -150,7 +150,7 @@ impl Container {
                 Next::Wait(until) => any(&watch, &self.core.process, until).await?,
                 Next::Kill => {
                     let core = Arc::clone(&self.core);
-                    blocking(move || core.kill_if_running()).await?;
+                    blocking(move || core.kill_for_limit()).await?;
                 }
             }
         }

@@ -69,8 +69,8 @@ pub struct Outcome {
     pub stderr_cut: bool,
     /// Time from the start of the command to its end.
     pub wall_time: Duration,
-    /// CPU time of all processes together. Without a control group: of those that were waited for, which in a pid namespace of
-    /// the container's own is all.
+    /// CPU time of all processes together. Without a control group, those that outlive the first one and are killed with it do
+    /// not count.
     pub cpu_time: Option<Duration>,
     /// The most memory in use at once, in bytes. `None` without a memory controller (v2: before Linux 5.19).
     pub peak_memory: Option<u64>,
@@ -79,7 +79,7 @@ pub struct Outcome {
     /// How often the container was refused a new process or thread by a limit on their number.
     pub pids_limit_hits: u64,
     /// Bytes that had to go to storage (`write_bytes` of proc_pid_io(5)), written back by now or not; what is written to memory
-    /// file systems does not count. Of all processes that were waited for, which in a pid namespace of the container's own is all.
+    /// file systems does not count. Of all processes, but for those that outlive the first one, with which they are killed.
     /// `None` for a container that another program started, and where the kernel does not count (CONFIG_TASK_IO_ACCOUNTING).
     pub bytes_written: Option<u64>,
     /// Limits that were asked for as best effort and could not be set.

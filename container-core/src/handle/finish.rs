@@ -29,7 +29,7 @@ impl Container {
         while !self.core.process.has_ended() {
             match watch.step(&|| self.core.cpu_time())? {
                 Next::Wait(until) => watch.wait(&self.core.process, until)?,
-                Next::Kill => self.core.kill_if_running()?,
+                Next::Kill => self.core.kill_for_limit()?,
             }
         }
         self.outcome(watch)
@@ -71,21 +71,21 @@ impl Core {
         err: Collected,
         verdict: Option<Verdict>,
     ) -> Outcome {
-        let stats = self.cgroup.as_ref().and_then(|group| group.stats().ok()).unwrap_or_default();
+        let totals = self.cgroup.as_ref().and_then(|group| group.totals().ok()).unwrap_or_default();
         let used = self.process.used();
         let stopped = status.signal().is_some_and(|signal| self.process.was_sent(signal));
         Outcome {
-            end: process::end(status, verdict, stopped, shortage(&stats.memory)),
+            end: process::end(status, verdict, stopped, shortage(&totals)),
             status,
             stdout: out.bytes,
             stderr: err.bytes,
             stdout_cut: out.cut,
             stderr_cut: err.cut,
             wall_time,
-            cpu_time: stats.cpu.usage.or(used.cpu),
-            peak_memory: stats.memory.peak,
-            oom_kills: stats.memory.oom_kills.unwrap_or(0),
-            pids_limit_hits: stats.pids.limit_hits.unwrap_or(0),
+            cpu_time: totals.cpu_usage.or(used.cpu),
+            peak_memory: totals.memory_peak,
+            oom_kills: totals.oom_kills.unwrap_or(0),
+            pids_limit_hits: totals.pids_limit_hits.unwrap_or(0),
             bytes_written: used.written,
             skipped_limits: self.skipped_limits.clone(),
         }
@@ -93,14 +93,14 @@ impl Core {
 }
 
 /// Whose memory was short, if somebody was killed for it.
-fn shortage(memory: &cgroup::MemoryStats) -> Option<MemoryShortage> {
-    if memory.oom_kills.unwrap_or(0) == 0 {
+fn shortage(totals: &cgroup::Totals) -> Option<MemoryShortage> {
+    if totals.oom_kills.unwrap_or(0) == 0 {
         return None;
     }
     // v2 counts the times its own limit left no way out. v1 counts how often it was met, but not if that was the limit on memory
     // and swap together, so there the highest use tells.
-    let hits = memory.oom.or(memory.limit_hits).is_some_and(|hits| hits > 0);
-    let reached = match (memory.peak, memory.max) {
+    let hits = totals.oom.or(totals.memory_limit_hits).is_some_and(|hits| hits > 0);
+    let reached = match (totals.memory_peak, totals.memory_max) {
         (Some(peak), Some(cgroup::Max::At(limit))) => peak + (64 << 10) >= limit,
         _ => false,
     };

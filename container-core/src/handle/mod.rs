@@ -509,6 +509,14 @@ impl Core {
         Ok(true)
     }
 
+    /// Kills everything, and notes before what it used.
+    pub(crate) fn kill_for_limit(&self) -> Result<()> {
+        if self.own_pids {
+            self.process.note_used(tree::used(self.process.pid));
+        }
+        self.kill_if_running()
+    }
+
     /// Kills everything; that it had just ended by itself is as good.
     pub(crate) fn kill_if_running(&self) -> Result<()> {
         match self.kill(libc::SIGKILL) {

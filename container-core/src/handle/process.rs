@@ -37,6 +37,9 @@ pub(crate) struct Process {
     /// When the command was started.
     started: Mutex<Instant>,
     end: Mutex<Option<Ended>>,
+    /// What it and its descendants had used when they were about to be killed: with the first process of a pid namespace all
+    /// others go, and nobody waits for them.
+    used_before: Mutex<Used>,
     /// The signals that were sent through a handle, one bit each.
     sent: AtomicU64,
 }
@@ -44,7 +47,8 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
         let started = Mutex::new(Instant::now());
-        Self { pid, pidfd, started, end: Mutex::new(None), sent: AtomicU64::new(0) }
+        let used_before = Mutex::default();
+        Self { pid, pidfd, started, end: Mutex::new(None), used_before, sent: AtomicU64::new(0) }
     }
 
     /// The command starts only now.
@@ -89,7 +93,15 @@ impl Process {
 
     /// What it used, once its status is known.
     pub(crate) fn used(&self) -> Used {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).map(|end| end.used).unwrap_or_default()
+        let before = *self.used_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).map(|end| end.used);
+        let end = end.unwrap_or_default();
+        Used { cpu: end.cpu.max(before.cpu), written: end.written.max(before.written) }
+    }
+
+    /// Notes what it used so far.
+    pub(crate) fn note_used(&self, used: Used) {
+        *self.used_before.lock().unwrap_or_else(PoisonError::into_inner) = used;
     }
 
     /// The kernel gives the status to others only once the parent has collected it, which an init does at once. The descriptor
@@ -169,7 +181,7 @@ impl Process {
 }
 
 /// What an ended process and its descendants had written to storage (`write_bytes` of proc_pid_io(5)).
-fn bytes_written(pid: i32) -> Option<u64> {
+pub(super) fn bytes_written(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
 }

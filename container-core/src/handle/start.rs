@@ -1,7 +1,7 @@
 //! The verbs of the builder: what they make, in which order, and how it is taken down when a step fails.
 
-use std::io::{PipeReader, PipeWriter};
 use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::sync::mpsc::Sender;
@@ -100,9 +100,8 @@ impl Created {
     pub(crate) fn belongs_to(&mut self, pool: Sender<crate::pool::Event>) {
         let resources = &mut self.container.resources;
         resources.pool = Some(pool);
-        resources.mounts = File::open(format!("/proc/{}/ns/mnt", self.container.core.process.pid))
-            .ok()
-            .map(OwnedFd::from);
+        resources.mounts =
+            File::open(format!("/proc/{}/ns/mnt", self.container.core.process.pid)).ok().map(OwnedFd::from);
     }
 
     /// Executes the command and follows it to its end, as [`ContainerBuilder::run`] does. Streams that are to be collected

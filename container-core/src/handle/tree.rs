@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::process::{Used, bytes_written};
+
 /// The first process and all that descend from it, as far as `/proc` tells (CONFIG_PROC_CHILDREN).
 pub(super) fn processes(first: i32) -> Vec<u32> {
     let mut found = vec![first as u32];
@@ -19,9 +21,22 @@ pub(super) fn processes(first: i32) -> Vec<u32> {
 
 /// CPU time of all of them and of those that were waited for.
 pub(super) fn cpu_time(first: i32) -> Option<Duration> {
-    let ticks: Vec<u64> = processes(first).into_iter().filter_map(ticks).collect();
-    let hertz = rustix::param::clock_ticks_per_second();
-    (!ticks.is_empty()).then(|| Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / hertz.max(1)))
+    sum(processes(first), ticks).map(duration)
+}
+
+/// What all of them used, and those that were waited for.
+pub(super) fn used(first: i32) -> Used {
+    let processes = processes(first);
+    let written = sum(processes.iter().copied(), |pid| bytes_written(pid as i32));
+    Used { cpu: sum(processes, ticks).map(duration), written }
+}
+
+fn sum(processes: impl IntoIterator<Item = u32>, figure: impl Fn(u32) -> Option<u64>) -> Option<u64> {
+    processes.into_iter().filter_map(figure).reduce(|sum, more| sum + more)
+}
+
+fn duration(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1))
 }
 
 /// Own and waited-for descendants' time in user and kernel mode: fields 14 to 17 of `/proc/PID/stat`.

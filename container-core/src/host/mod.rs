@@ -152,7 +152,7 @@ impl fmt::Display for Host {
 pub(crate) fn explain_user_namespaces(error: Error) -> Error {
     let refusal = matches!(
         error.errno(),
-        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS | libc::EINVAL)
+        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS | libc::EINVAL | libc::ENOSYS)
     );
     match (&error, user_namespace_obstacle()) {
         (Error::Setup { .. }, Some((setting, file))) if refusal => {

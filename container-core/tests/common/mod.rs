@@ -5,6 +5,9 @@
     reason = "every test file uses its own part; helpers of tests are tests"
 )]
 
+#[path = "../fixture/need.rs"]
+mod need;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,13 +19,7 @@ use container_core::oci_spec::runtime::Spec;
 use container_core::plan::{Extras, Facts, Plan};
 use serde_json::{Value, json};
 
-/// Says that a test cannot run here; fails it instead where its need is promised (CONTAINER_TESTS_REQUIRE).
-pub(crate) fn skipped(need: &str, reason: &str) {
-    let required = std::env::var("CONTAINER_TESTS_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|word| word == need), "{need} is required: {reason}");
-    // Past the capture of output that successful tests have.
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED: {reason}\n"));
-}
+pub(crate) use need::skip as skipped;
 
 pub(crate) fn is_root() -> bool {
     Facts::gather().unwrap().privileged
