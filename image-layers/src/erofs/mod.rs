@@ -91,4 +91,4 @@ pub(crate) trait Tree {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -178,8 +178,7 @@ impl Tree for Model {
 }
 
 /// Says that something is not tested; an error where `CONTAINER_TESTS_REQUIRE` asks for it.
-#[allow(clippy::print_stderr)]
-fn skip(need: &str, reason: &str) {
+pub(crate) fn skip(need: &str, reason: &str) {
     let required = std::env::var("CONTAINER_TESTS_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == need), "{need} required: {reason}");
     // Once, past the capture of output that successful tests have.
