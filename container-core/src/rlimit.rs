@@ -29,7 +29,8 @@ pub enum Resource {
     Nice,
     /// One more than the highest descriptor.
     OpenFiles,
-    /// Processes of the user, on the whole host.
+    /// Processes of the user: in the container's user namespace when it has one (Linux 5.14), else on the whole host. Does not
+    /// hold the host's root.
     Processes,
     /// Bytes of resident memory (without effect in Linux).
     ResidentSet,

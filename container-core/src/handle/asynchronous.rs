@@ -79,7 +79,27 @@ async fn any(watch: &Watch, process: &Process, until: Option<Instant>) -> Result
 }
 
 impl ContainerBuilder {
-    /// Async twin of [`spawn`](Self::spawn).
+    /// Async twin of [`spawn`](Self::spawn). The ends of piped streams become tokio's own with `pipe::Sender` and
+    /// `pipe::Receiver`:
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use container_core::{Container, Stdio};
+    /// use tokio::io::{AsyncBufReadExt, BufReader};
+    /// use tokio::net::unix::pipe;
+    ///
+    /// let builder = Container::builder().rootfs("/srv/root").command(["make"]).stdout(Stdio::piped());
+    /// let mut container = builder.spawn_async().await?;
+    /// if let Some(stdout) = container.stdout.take() {
+    ///     let mut lines = BufReader::new(pipe::Receiver::from_owned_fd(stdout.into())?).lines();
+    ///     while let Some(line) = lines.next_line().await? {
+    ///         println!("{line}");
+    ///     }
+    /// }
+    /// println!("{}", container.wait_async().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn).
