@@ -453,7 +453,7 @@ fn lookup(wanted: &str, rootfs: Option<&Rootfs>, root: &SpecRoot) -> Result<(u32
             });
             let upper = upper.iter().filter_map(|upper| match upper {
                 UpperLayer::Directories { upper, .. } => Some(upper.clone()),
-                UpperLayer::Memory { .. } => None,
+                UpperLayer::Mount { .. } | UpperLayer::Memory { .. } => None,
             });
             upper.chain(lower).collect()
         }

@@ -59,7 +59,7 @@ fn shell(store: &Store, image: &Image, script: &str) -> ContainerBuilder {
     for name in ["bin", "sbin", "lib", "lib64", "usr"] {
         let host = Path::new("/").join(name);
         if host.is_dir() && std::fs::read_link(&host).is_err() {
-            builder = builder.mount(Mount::new("none", &host, &host).options(["bind", "ro", "nosuid"]));
+            builder = builder.mount(Mount::new("none", &host, &host).options(["rbind", "ro", "nosuid"]));
         }
     }
     builder

@@ -56,8 +56,7 @@ impl DiskLayer {
 
     /// For an overlay that the calling thread mounts while this lives.
     pub(crate) fn upper(&self) -> UpperLayer {
-        let at = PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd()));
-        UpperLayer::Directories { upper: at.join("upper"), work: at.join("work") }
+        UpperLayer::Mount { mount: self.mount.as_raw_fd() }
     }
 }
 

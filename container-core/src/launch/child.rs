@@ -50,6 +50,8 @@ pub(crate) struct Context {
     /// The parent may mount: it can also look into processes that hide from others.
     pub(crate) privileged: bool,
     pub(crate) gate: GateKind,
+    /// This task's mount namespace is its own: mounts may be attached for a moment.
+    pub(crate) own_mounts: bool,
     /// Control files to write `0` to.
     pub(crate) cgroup_entries: Vec<i32>,
     /// Standard input, output, error; -1 leaves what is there.
@@ -114,6 +116,21 @@ pub(crate) fn run(operations: &[Operation], context: &mut Context) -> Result<(),
         perform(operation, context).map_err(|failure| (index, failure))?;
     }
     Ok(())
+}
+
+/// One operation of the outside part, on a thread with a copy of the caller's mounts for as long as that takes.
+pub(crate) fn perform_aside(operation: &Operation, context: &mut Context) -> Done {
+    context.own_mounts = true;
+    let done = std::thread::scope(|scope| {
+        let aside = scope.spawn(|| {
+            thread::unshare((libc::CLONE_NEWNS | libc::CLONE_FS) as u64)?;
+            mount::root_propagation((libc::MS_REC | libc::MS_PRIVATE) as u64)?;
+            perform(operation, context)
+        });
+        aside.join().unwrap_or(Err(Failure { errno: libc::ENOMEM, detail: 0 }))
+    });
+    context.own_mounts = false;
+    done
 }
 
 /// The whole life of the process until exec.

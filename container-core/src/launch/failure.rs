@@ -56,6 +56,12 @@ pub(super) fn explain(
                 subject.push_str(&format!(": option {}{value}", key.to_string_lossy()));
             }
         }
+        // mount_namespaces(7): what is mounted there by somebody mightier hides what it covers.
+        (Operation::OpenTree { recursive: false, .. }, _) if failure.errno == libc::EINVAL => {
+            subject.push_str(
+                " (without what is mounted below it, which an ordinary user cannot leave out: use rbind)",
+            );
+        }
         (Operation::Overlay { .. }, detail) if detail >= rootfs::OPTION => {
             subject.push_str(&format!(": layer {}", detail - rootfs::OPTION + 1));
         }

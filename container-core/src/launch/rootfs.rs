@@ -45,7 +45,7 @@ pub(super) fn perform(operation: &Operation, context: &mut Context) -> Done {
             set_slot(context, EMPTY, made?);
         }
         Operation::Overlay { slot, overlay } => {
-            let made = overlay_mount(overlay)?;
+            let made = overlay_mount(overlay, context.own_mounts)?;
             set_slot(context, *slot, made);
         }
         Operation::SetAttributes { slot, attr, recursive, .. } => {
@@ -200,17 +200,17 @@ fn fill(made: i32, place: i32, new: &NewMount) -> Done {
 }
 
 /// Layers by descriptor: no option string with paths in it, so no limit on their number and nothing to quote.
-fn overlay_mount(overlay: &Overlay) -> Result<i32, Failure> {
+fn overlay_mount(overlay: &Overlay, own_mounts: bool) -> Result<i32, Failure> {
     if let ([Layer::Erofs(file)], None) = (&overlay.lower[..], &overlay.upper) {
         return Ok(erofs(file)?);
     }
-    let mut opened = Opened { fds: [-1; MOST_LAYERS + 2], count: 0, memory: -1 };
+    let mut opened = Opened { fds: [-1; MOST_LAYERS + 2], count: 0, writable: -1 };
     let made = open_layers(overlay, &mut opened).and_then(|()| {
-        let made = overlay_create(overlay, &opened, set_layers);
+        let made = overlay_create(overlay, &opened);
         match made {
-            // Before Linux 6.5 overlay knows no `lowerdir+`, and says so only here.
-            Err(Failure { errno: libc::EINVAL, .. }) => {
-                overlay_create(overlay, &opened, set_joined_layers).or(made)
+            // Before Linux 6.15 overlay takes no layers from mounts that are attached nowhere.
+            Err(Failure { errno: libc::EINVAL, .. }) if own_mounts && has_detached(overlay) => {
+                attached_for_now(overlay, &opened, || overlay_create(overlay, &opened))
             }
             made => made,
         }
@@ -218,8 +218,8 @@ fn overlay_mount(overlay: &Overlay) -> Result<i32, Failure> {
     for fd in opened.all() {
         fd::close(*fd);
     }
-    if opened.memory >= 0 {
-        fd::close(opened.memory);
+    if let Some(Upper::Memory { .. }) = overlay.upper {
+        fd::close(opened.writable);
     }
     made
 }
@@ -232,8 +232,8 @@ const MOST_LAYERS: usize = 500;
 struct Opened {
     fds: [i32; MOST_LAYERS + 2],
     count: usize,
-    /// The file system in memory that upper and work directory are on.
-    memory: i32,
+    /// The detached mount that upper and work directory are on.
+    writable: i32,
 }
 
 impl Opened {
@@ -268,15 +268,16 @@ fn open_layers(overlay: &Overlay, opened: &mut Opened) -> Done {
     match &overlay.upper {
         None => {}
         Some(Upper::Directories { upper, work }) => {
-            opened.keep(directory(fd::CWD, upper)?)?;
-            opened.keep(directory(fd::CWD, work)?)?;
-        }
-        Some(Upper::Memory { size }) => {
-            opened.memory = memory(size)?;
-            for name in [c"upper", c"work"] {
-                fd::mkdirat(opened.memory, name, 0o755)?;
-                opened.keep(directory(opened.memory, name)?)?;
+            for path in [upper, work] {
+                opened.keep(directory(fd::CWD, path)?)?;
             }
+        }
+        Some(Upper::Memory { size }) => opened.writable = memory(size)?,
+        Some(Upper::Mount { mount }) => opened.writable = *mount,
+    }
+    if opened.writable >= 0 {
+        for name in [c"upper", c"work"] {
+            opened.keep(directory(opened.writable, name)?)?;
         }
     }
     Ok(())
@@ -286,7 +287,52 @@ fn at_layer(errno: Errno, index: usize) -> Failure {
     Failure { errno: errno.0, detail: OPTION + index as u32 }
 }
 
-fn overlay_create(
+/// Is there a layer from a mount that is attached nowhere?
+pub(super) fn has_detached(overlay: &Overlay) -> bool {
+    overlay.lower.iter().any(|layer| matches!(layer, Layer::Erofs(_)))
+        || matches!(overlay.upper, Some(Upper::Memory { .. } | Upper::Mount { .. }))
+}
+
+/// Does something while the detached mounts are attached, one on top of the other.
+fn attached_for_now<T>(
+    overlay: &Overlay,
+    opened: &Opened,
+    act: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    const PLACE: &CStr = c"/sys";
+    let lower = overlay.lower.iter().zip(opened.all());
+    let lower = lower.filter_map(|(layer, fd)| matches!(layer, Layer::Erofs(_)).then_some(*fd));
+    let writable = Some(opened.writable).filter(|fd| *fd >= 0);
+    let mut attached = 0;
+    let mut refused = None;
+    for fd in lower.chain(writable) {
+        match mount::attach_at(fd, PLACE) {
+            Ok(()) => attached += 1,
+            Err(errno) => refused = Some(errno),
+        }
+    }
+    let done = match refused {
+        Some(errno) => Err(errno.into()),
+        None => act(),
+    };
+    for _ in 0..attached {
+        let _ = mount::detach_at(PLACE);
+    }
+    done
+}
+
+fn overlay_create(overlay: &Overlay, opened: &Opened) -> Result<i32, Failure> {
+    let made = overlay_create_with(overlay, opened, set_layers);
+    match made {
+        // Before Linux 6.5 overlay knows no `lowerdir+`, and says so only now.
+        Err(Failure { errno: libc::EINVAL, .. }) => {
+            overlay_create_with(overlay, opened, set_joined_layers).or(made)
+        }
+        made => made,
+    }
+}
+
+fn overlay_create_with(
     overlay: &Overlay,
     opened: &Opened,
     set_layers: fn(i32, usize, &Opened) -> Done,
@@ -352,14 +398,18 @@ fn set_joined_layers(filesystem: i32, lower: usize, opened: &Opened) -> Done {
     Ok(())
 }
 
-/// A file system in memory of a limited size, not attached anywhere.
+/// A file system in memory of a limited size, not attached anywhere, with an overlay's two directories.
 fn memory(size: &CStr) -> Sys<i32> {
     let filesystem = mount::fs_open(c"tmpfs")?;
     let made = mount::fs_set(filesystem, c"size", Some(size))
         .and_then(|()| mount::fs_set(filesystem, c"mode", Some(c"755")))
         .and_then(|()| mount::fs_create(filesystem, 0));
     fd::close(filesystem);
-    made
+    let made = made?;
+    for name in [c"upper", c"work"] {
+        fd::mkdirat(made, name, 0o755)?;
+    }
+    Ok(made)
 }
 
 /// A file system in a file, by a descriptor: an option's value has 255 bytes at most, a path may have more.

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use super::child::{self, Context, GateKind, Scratch};
+use super::child::{self, Context, Failure, GateKind, Scratch};
 use super::identity::Identity;
-use super::{Io, Target, failure, maps, program, raise};
+use super::{Io, Target, failure, maps, program, raise, rootfs};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::plan::operation::{PROC, ROOT};
+use crate::plan::operation::{Operation, PROC, ROOT};
 use crate::step::Step;
 use crate::sys::fd;
 
@@ -66,7 +66,8 @@ impl Wiring {
             self.slots[*slot] = maps::user_namespace(maps)?;
         }
         let mut context = self.context(plan, GateKind::Open, false, entry);
-        let done = child::run(&plan.outside, &mut context);
+        context.own_mounts = false;
+        let done = run_outside(&plan.outside, &mut context);
         // What was opened is ours to close, also when a later operation failed.
         self.slots = context.slots;
         done.map_err(|(index, failure)| {
@@ -93,6 +94,7 @@ impl Wiring {
             parent_end: self.parent.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             privileged: plan.privileged,
             gate,
+            own_mounts: true,
             cgroup_entries: {
                 let tasks = entry.iter().flat_map(|entry| &entry.tasks);
                 tasks.chain(&self.cgroup_processes).map(AsRawFd::as_raw_fd).collect()
@@ -137,6 +139,27 @@ impl Wiring {
             Error::setup(Step::Clone, "the channel", std::io::Error::from(std::io::ErrorKind::BrokenPipe))
         })
     }
+}
+
+/// All in the caller's mount namespace, but for an overlay that this kernel makes only of attached mounts.
+fn run_outside(operations: &[Operation], context: &mut Context) -> Result<(), (usize, Failure)> {
+    let mut done = 0;
+    while let Some(rest) = operations.get(done..) {
+        let (index, failure) = match child::run(rest, context) {
+            Ok(()) => break,
+            Err((index, failure)) => (done + index, failure),
+        };
+        match &operations[index] {
+            operation @ Operation::Overlay { overlay, .. }
+                if failure.errno == libc::EINVAL && rootfs::has_detached(overlay) =>
+            {
+                child::perform_aside(operation, context).map_err(|failure| (index, failure))?;
+            }
+            _ => return Err((index, failure)),
+        }
+        done = index + 1;
+    }
+    Ok(())
 }
 
 /// The parent's and the process's end, the latter out of the way of descriptors that get a number.

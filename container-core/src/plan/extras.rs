@@ -1,6 +1,7 @@
 //! What a launch needs and a runtime specification cannot say.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 /// What a launch needs beside the OCI `Spec`.
@@ -107,7 +108,12 @@ pub enum UpperLayer {
         /// For overlay itself; empty.
         work: PathBuf,
     },
-    /// A file system in memory that is gone with the container (Linux 6.15).
+    /// The directories `upper` and `work` in the root of a mount that is attached nowhere.
+    Mount {
+        /// Descriptor of the mount, open for as long as the plan is used.
+        mount: RawFd,
+    },
+    /// A file system in memory that is gone with the container.
     Memory {
         /// The most bytes it holds; beyond it writes fail with ENOSPC.
         size: u64,

@@ -61,6 +61,7 @@ impl Mounts<'_> {
                         Some(UpperLayer::Directories { upper, work }) => {
                             Some(Upper::Directories { upper: path(upper)?, work: path(work)? })
                         }
+                        Some(UpperLayer::Mount { mount }) => Some(Upper::Mount { mount: *mount }),
                         Some(UpperLayer::Memory { size }) => Some(Upper::Memory {
                             size: c_string("size of the writable layer", size.to_string())?,
                         }),

@@ -87,6 +87,10 @@ pub(crate) enum Upper {
         upper: CString,
         work: CString,
     },
+    /// A detached mount with `upper` and `work` in it.
+    Mount {
+        mount: i32,
+    },
     /// A tmpfs with this option for its size.
     Memory {
         size: CString,
@@ -598,6 +602,7 @@ impl Overlay {
             .collect();
         let upper = match &self.upper {
             Some(Upper::Directories { upper, .. }) => format!(", changes to {}", upper.to_string_lossy()),
+            Some(Upper::Mount { .. }) => ", changes to a file system of its own".into(),
             Some(Upper::Memory { size }) => {
                 format!(", changes to {} bytes of memory", size.to_string_lossy())
             }

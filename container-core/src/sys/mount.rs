@@ -127,6 +127,12 @@ pub(crate) fn pivot_root_here() -> Sys<()> {
     unsafe { syscall!(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) }.map(drop)
 }
 
+/// Takes the topmost mount on `target` away.
+pub(crate) fn detach_at(target: &CStr) -> Sys<()> {
+    // SAFETY: `target` ends in NUL.
+    unsafe { syscall!(libc::SYS_umount2, target.as_ptr(), libc::MNT_DETACH) }.map(drop)
+}
+
 /// Takes the mount on top of the working directory away, with everything below it.
 pub(crate) fn detach_here() -> Sys<()> {
     // SAFETY: the path is a literal.
