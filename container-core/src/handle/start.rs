@@ -249,7 +249,7 @@ impl ContainerBuilder {
             }
             _ => (None, Held::Nothing),
         };
-        let Description { spec, extras } = self.describe(&id, rootfs, &facts)?;
+        let Description { spec, extras, .. } = self.describe(&id, rootfs, &facts)?;
         Plan::new(&spec, &extras, &facts)
     }
 
@@ -480,7 +480,7 @@ impl Prepared {
         launch: impl FnOnce(&Plan, launch::Io) -> Result<(launch::Running, T)>,
     ) -> Result<(Container, T)> {
         let Self { description, plan, ends, mut resources, bounds, stop_signal } = self;
-        let Description { spec, extras } = description;
+        let Description { spec, extras, left_out } = description;
         let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
         let own =
             |kind| namespaces.is_some_and(|list| list.iter().any(|n| n.typ() == kind && n.path().is_none()));
@@ -504,7 +504,7 @@ impl Prepared {
             stop_signal,
             own_pids,
             sized_layer: resources.disk.is_some() || in_memory,
-            skipped_limits: skipped,
+            skipped_limits: left_out.into_iter().chain(skipped).collect(),
             lower: match extras.rootfs {
                 Some(Rootfs::Overlay { lower, .. }) => Some(lower),
                 _ => None,
