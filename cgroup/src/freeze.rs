@@ -28,10 +28,10 @@ impl Cgroup {
         self.set_frozen(true)
     }
 
-    /// Lets the processes go on.
+    /// Lets the processes go on, except those that a frozen ancestor or a frozen group inside stops.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze).
+    /// [`Error::Freeze`]; [`Error::NoController`] as for [`freeze`](Self::freeze).
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)
     }
@@ -66,23 +66,39 @@ impl Cgroup {
 
     fn set_frozen(&self, freeze: bool) -> Result<()> {
         let (dir, version) = self.freezer()?;
-        let result = match version {
-            Version::V2 => freeze_v2(dir, freeze),
-            Version::V1 => freeze_v1(dir, freeze),
+        let result = match (version, freeze) {
+            (Version::V2, true) => freeze_v2(dir),
+            (Version::V1, true) => freeze_v1(dir),
+            // Nothing to wait for: the kernel has woken the processes when it returns, and what an ancestor stops stays so.
+            (version, false) => thaw(dir, version).map_err(io::Error::from),
         };
         result.map_err(|source| Error::Freeze { path: dir.path().to_owned(), freeze, source })
     }
 }
 
-fn freeze_v2(dir: &Dir, freeze: bool) -> io::Result<()> {
+fn thaw(dir: &Dir, version: Version) -> Result<(), Errno> {
+    match version {
+        Version::V2 => dir.write("cgroup.freeze", "0"),
+        Version::V1 => dir.write("freezer.state", "THAWED"),
+    }
+}
+
+/// Thaws a v1 group and every group inside, as far as they can be.
+pub(crate) fn thaw_tree(dir: &Dir) {
+    let _ = thaw(dir, Version::V1);
+    for child in dir.children().unwrap_or_default() {
+        if let Ok(child) = dir.open_below(&child) {
+            thaw_tree(&child);
+        }
+    }
+}
+
+fn freeze_v2(dir: &Dir) -> io::Result<()> {
     // Opened before the change, so that the event cannot be missed.
     let events = dir.open_file("cgroup.events", OFlags::RDONLY)?;
-    dir.write("cgroup.freeze", if freeze { "1" } else { "0" })?;
-    let wanted = u64::from(freeze);
-    let done =
-        wait_for(&events, Instant::now() + PATIENCE, |text| parse::field(text, "frozen") == Some(wanted))?;
-    if !done {
-        dir.write("cgroup.freeze", "0")?;
+    dir.write("cgroup.freeze", "1")?;
+    if !wait_for(&events, Instant::now() + PATIENCE, |text| parse::field(text, "frozen") == Some(1))? {
+        thaw(dir, Version::V2)?;
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(())
@@ -112,20 +128,19 @@ pub(crate) fn wait_for(
     }
 }
 
-fn freeze_v1(dir: &Dir, freeze: bool) -> io::Result<()> {
-    let wanted = if freeze { "FROZEN" } else { "THAWED" };
+fn freeze_v1(dir: &Dir) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(50);
     let mut buffer = Vec::new();
     loop {
         // Written again each time: a task that was forked or that woke up meanwhile is caught by the next attempt only.
-        dir.write("freezer.state", wanted)?;
+        dir.write("freezer.state", "FROZEN")?;
         let state = dir.read("freezer.state", &mut buffer).map_err(io::Error::other)?;
-        if state.map(str::trim) == Some(wanted) {
+        if state.map(str::trim) == Some("FROZEN") {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            dir.write("freezer.state", "THAWED")?;
+            thaw(dir, Version::V1)?;
             return Err(io::ErrorKind::TimedOut.into());
         }
         // The v1 freezer has no event.

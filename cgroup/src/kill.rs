@@ -9,8 +9,10 @@ use rustix::fs::{OFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::controller::Controller;
+use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::freeze::wait_for;
+use crate::freeze::{thaw_tree, wait_for};
 use crate::group::Cgroup;
 use crate::parse;
 
@@ -18,12 +20,20 @@ impl Cgroup {
     /// Sends SIGKILL to every process of the group and of those below it. None escapes by forking.
     ///
     /// One write to `cgroup.kill` (v2, kernel 5.14, also in the unified hierarchy of a hybrid host); else the group is frozen,
-    /// signalled and thawed; without a freezer it is signalled until no new process appears. The call does not wait for
-    /// the processes to be gone, see [`wait_empty`](Self::wait_empty).
+    /// signalled and thawed; without a freezer its limit of tasks is 0 meanwhile where it has one, and it is signalled until
+    /// no new process appears. The call does not wait for the processes to be gone, see [`wait_empty`](Self::wait_empty):
+    /// on v1 those that a frozen ancestor stops die when that is thawed.
     ///
     /// # Errors
     /// [`Error::Kill`], with EINTR when processes kept appearing.
     pub fn kill(&self) -> Result<()> {
+        self.kill_each()?;
+        // What v1 has frozen does not even die, and groups inside may be frozen on their own.
+        self.v1_dir_of(Controller::Freezer).into_iter().for_each(thaw_tree);
+        Ok(())
+    }
+
+    fn kill_each(&self) -> Result<()> {
         if let Some(dir) = self.unified_dir() {
             match dir.write("cgroup.kill", "1") {
                 Ok(()) => return Ok(()),
@@ -51,6 +61,7 @@ impl Cgroup {
     fn signal_until_settled(&self) -> Result<()> {
         // Not frozen within its time is no reason not to try.
         let frozen = self.freeze().is_ok();
+        let tasks = if frozen { None } else { self.forbid_forks() };
         let mut signalled = HashSet::new();
         let mut result = Err(self.kill_error(Errno::INTR));
         // A fork bomb may win some rounds, but its processes die faster than they are made once they are signalled.
@@ -68,10 +79,21 @@ impl Cgroup {
             }
         }
         if frozen {
-            // Signals are delivered when v1 thaws.
             self.thaw()?;
         }
+        if let Some((dir, max)) = tasks {
+            // The group may be gone, and with it the limit.
+            let _ = dir.write("pids.max", &max);
+        }
         result
+    }
+
+    /// Sets the limit of tasks to 0, which covers the groups inside too, and returns what it was.
+    fn forbid_forks(&self) -> Option<(&Dir, String)> {
+        let (dir, _) = self.dir_of(Controller::Pids)?;
+        let max = dir.read("pids.max", &mut Vec::new()).ok()??.trim().to_owned();
+        dir.write("pids.max", "0").ok()?;
+        Some((dir, max))
     }
 
     /// Signals the processes that were not signalled before and returns how many those were.
