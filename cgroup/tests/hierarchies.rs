@@ -6,8 +6,9 @@
 mod support;
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Error, Hierarchy, Limits, Max, Version};
+use cgroup::{Cgroup, CgroupPath, Controller, Controllers, Error, Hierarchy, Limits, Max, Mode, Version};
 use support::{Guard, Process, hierarchy_with, skip, unique};
 
 const INSIDE: &str = "CGROUP_TEST_INSIDE";
@@ -149,8 +150,32 @@ fn from_the_own_group_downwards() {
 }
 
 #[test]
+fn frozen_groups_inside_are_killed_without_v2() {
+    let script = "m=$(awk '/ - cgroup2 /{print $5}' /proc/self/mountinfo)
+grep -q ' - cgroup .*[ ,]freezer' /proc/self/mountinfo || { echo 'no v1 freezer here'; exit 77; }
+[ -z \"$m\" ] || umount $m || exit 77";
+    if !inside("frozen_groups_inside_are_killed_without_v2", &["-m"], script) {
+        return;
+    }
+    let Some(hierarchy) = hierarchy_with(&[Controller::Freezer, Controller::Pids]) else { return };
+    assert_eq!((hierarchy.mode(), hierarchy.version_of(Controller::Freezer)), (Mode::V1, Some(Version::V1)));
+    let group = Guard::new(&hierarchy, "outer", &[Controller::Freezer, Controller::Pids]);
+    let path = CgroupPath::new(group.path().to_str().unwrap()).unwrap().join("a").unwrap().join("b").unwrap();
+    let inner = Guard(Cgroup::create_with(&hierarchy, &path, Controller::Freezer.into()).unwrap());
+    let mut process = Process::shell("exec sleep 60");
+    group.add(process.id()).unwrap();
+    inner.add(process.id()).unwrap();
+    inner.freeze().unwrap();
+    group.kill().unwrap();
+    let killed = group.wait_empty(Some(Duration::from_secs(5))).unwrap();
+    inner.thaw().unwrap();
+    assert!(killed, "frozen processes of a group inside are killed");
+    assert_eq!(process.signal(), Some(9));
+}
+
+#[test]
 fn joined_controllers() {
-    let script = "d=$(mktemp -d) && mount -t tmpfs none $d && mount -t cgroup -o net_cls,net_prio joined $d || exit 77";
+    let script = "mount -t cgroup -o net_cls,net_prio joined /mnt || exit 77";
     if !inside("joined_controllers", &["-m"], script) {
         return;
     }
