@@ -88,8 +88,8 @@
 //! silently not hold; its parsers `unwrap` what the kernel writes (`fs/blkio.rs`); on v2 it reports swap in use as
 //! `swappiness` (`fs/memory.rs`). It always brings zbus: 73 packages, where this crate has 11 without features and 42 with `oci`.
 //! What was left after replacing that is opening and writing files. For a group with memory, CPU and task limits, a process put in,
-//! every figure read and all removed again, it makes 318 system calls on a v1 host (262 when told which four controllers to
-//! use), `libcgroups` 0.7 makes 873, this crate 87; times are in `benches/benches/cgroup.rs`.
+//! every figure read and all removed again, it makes 318 system calls on a v1 host (267 when told which four controllers to
+//! use), `libcgroups` 0.7 makes 873, this crate 84; times are in `benches/benches/cgroup.rs`.
 
 mod apply;
 mod check;
