@@ -187,8 +187,13 @@ impl ExecBuilder {
                 source.kind(),
                 ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
             ));
-            let dying = refused || killed;
-            let grace = if dying { Duration::from_millis(200) } else { Duration::ZERO };
+            let gone = killed || error.errno() == Some(libc::ESRCH);
+            let grace = match (gone, refused) {
+                // Beyond doubt, and only a matter of when a busy host comes to it.
+                (true, _) => Duration::from_secs(5),
+                (false, true) => Duration::from_millis(200),
+                (false, false) => Duration::ZERO,
+            };
             match core.process.wait_timeout(Some(grace)) {
                 Ok(None) => error,
                 _ => core.not_running(),
