@@ -31,7 +31,12 @@ impl Context {
 
     /// The container `id` and what is known of it, for reading.
     pub fn find(&self, id: &str) -> Result<Found, Failure> {
-        self.found(self.state.open(id)?)
+        let found = self.found(self.state.open(id)?)?;
+        if crate::record::is_known(&found.record) {
+            Ok(found)
+        } else {
+            Err(container_core::Error::NotFound { id: id.to_owned() }.into())
+        }
     }
 
     /// The container `id`, for changing: nobody else changes it meanwhile.

@@ -57,6 +57,15 @@ impl Place {
     }
 }
 
+/// In the record of a container that is being created: hooks run, which may ask for it.
+const HAS_HOOKS: &str = "hasHooks";
+
+/// Whether others are told of the container. One that is being created without hooks is not there yet: clients that wait for it
+/// take the first state that they see for `created`.
+pub fn is_known(record: &Record) -> bool {
+    record.pid != 0 || record.extra.contains_key(HAS_HOOKS)
+}
+
 fn read<T: serde::de::DeserializeOwned>(record: &Record, key: &str) -> Option<T> {
     serde_json::from_value(record.extra.get(key)?.clone()).ok()
 }
@@ -95,6 +104,9 @@ pub fn creating(id: &str, bundle: &Bundle, plan: &Plan) -> Record {
         cgroups: Vec::new(),
         extra,
     };
+    if bundle.spec.hooks().is_some() {
+        note(&mut record, HAS_HOOKS, true);
+    }
     if let Some(path) = plan.cgroup_path()
         && intended(path).is_ok_and(|group| group.is_none_or(|group| is_empty(&group)))
     {
@@ -146,6 +158,7 @@ pub fn clear_away(record: &Record) -> Result<(), Failure> {
 
 /// `record`, now with the first process and its control group.
 pub fn with_process(mut record: Record, process: &Process<'_>) -> Result<Record, Failure> {
+    record.extra.remove(HAS_HOOKS);
     record.extra.remove(INTENDED_CGROUP);
     record.extra.remove(ROOT_BEFORE);
     if let Some(mount) = process.root_mount {
