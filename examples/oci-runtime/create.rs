@@ -28,9 +28,10 @@ pub fn create(context: &Context, options: &Create) -> Result<(), Failure> {
     let mut bundle = Bundle::load(options.bundle.as_deref(), options.config.as_deref(), &context.log)?;
     give_activation(&mut bundle.spec);
     let console = console(&bundle.spec, options, true)?;
+    let facts = Facts::gather()?;
     let entry = reserve(context, options, &bundle)?;
-    let made = plan(context, options, &bundle, false).and_then(|plan| {
-        let creating = intend(&entry, &bundle, &plan)?;
+    let made = plan(context, options, &bundle, &facts, false).and_then(|plan| {
+        let creating = intend(&entry, &bundle, &plan, &facts)?;
         let mut created = launch::create(&plan, io(options, console), Gate::Socket(entry.gate()))
             .map_err(|error| explain(error, &bundle.spec))?;
         context.log.debug(SET_UP);
@@ -50,12 +51,13 @@ pub fn run(context: &Context, options: &Create, detach: bool, keep: bool) -> Res
     if !detach && console.is_none() {
         give_size(&mut bundle.spec);
     }
+    let facts = Facts::gather()?;
     let entry = reserve(context, options, &bundle)?;
     let relayed = !detach && console.is_none();
     // Before the start, so that no signal is lost.
     let signals = if detach { None } else { Some(Signals::block()?) };
-    let started = plan(context, options, &bundle, relayed).and_then(|plan| {
-        let creating = intend(&entry, &bundle, &plan)?;
+    let started = plan(context, options, &bundle, &facts, relayed).and_then(|plan| {
+        let creating = intend(&entry, &bundle, &plan, &facts)?;
         let io = io(options, console);
         if plan.cgroup_path().is_none() {
             // Without a control group nobody could find the process if this program were killed before the record is written: so
@@ -106,13 +108,19 @@ fn reserve(context: &Context, options: &Create, bundle: &Bundle) -> Result<Entry
 
 /// Writes down what is going to be made: hooks may ask for the state of the container that is being created, and whoever deletes
 /// it after this program was killed in the middle has to know what there may be.
-fn intend(entry: &Entry, bundle: &Bundle, plan: &Plan) -> Result<Record, Failure> {
-    let creating = record::creating(entry.id(), bundle, plan);
+fn intend(entry: &Entry, bundle: &Bundle, plan: &Plan, facts: &Facts) -> Result<Record, Failure> {
+    let creating = record::creating(entry.id(), bundle, plan, facts.cgroups.as_ref());
     entry.save(&creating)?;
     Ok(creating)
 }
 
-fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> Result<Plan, Failure> {
+fn plan(
+    context: &Context,
+    options: &Create,
+    bundle: &Bundle,
+    facts: &Facts,
+    relayed: bool,
+) -> Result<Plan, Failure> {
     let mut extras = Extras::new(&options.id);
     extras.bundle.clone_from(&bundle.path);
     extras.new_keyring = !options.no_new_keyring;
@@ -121,9 +129,8 @@ fn plan(context: &Context, options: &Create, bundle: &Bundle, relayed: bool) -> 
     extras.all_cpus = true;
     extras.keep_groups = crate::bundle::keeps_groups(&bundle.spec);
     extras.terminal_onlcr = !relayed;
-    let facts = Facts::gather()?;
-    check_unified(&bundle.spec, &facts)?;
-    let plan = Plan::new(&bundle.spec, &extras, &facts)?;
+    check_unified(&bundle.spec, facts)?;
+    let plan = Plan::new(&bundle.spec, &extras, facts)?;
     context.log.debug_plan(&plan, bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()));
     Ok(plan)
 }

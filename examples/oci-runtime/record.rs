@@ -86,7 +86,7 @@ pub fn unmount(record: &Record) -> Result<(), Failure> {
 }
 
 /// The record of a container that has no process yet, with what there may be to remove if its creator is killed.
-pub fn creating(id: &str, bundle: &Bundle, plan: &Plan) -> Record {
+pub fn creating(id: &str, bundle: &Bundle, plan: &Plan, hierarchy: Option<&Hierarchy>) -> Record {
     let mut extra = serde_json::Map::new();
     extra.insert(PID_NAMESPACE.to_owned(), own_pid_namespace(&bundle.spec).into());
     let mut record = Record {
@@ -108,7 +108,8 @@ pub fn creating(id: &str, bundle: &Bundle, plan: &Plan) -> Record {
         note(&mut record, HAS_HOOKS, true);
     }
     if let Some(path) = plan.cgroup_path()
-        && intended(path).is_ok_and(|group| group.is_none_or(|group| is_empty(&group)))
+        && let Some(hierarchy) = hierarchy
+        && intended(hierarchy, path).is_ok_and(|group| group.is_none_or(|group| is_empty(&group)))
     {
         note(&mut record, INTENDED_CGROUP, path);
     }
@@ -121,10 +122,9 @@ pub fn creating(id: &str, bundle: &Bundle, plan: &Plan) -> Record {
 }
 
 /// The control group `path` of the specification, if it is there, as one to be removed.
-fn intended(path: &str) -> Result<Option<Cgroup>, cgroup::Error> {
-    let hierarchy = Hierarchy::discover()?;
-    let found = Cgroup::open(&hierarchy, &CgroupPath::new(path)?).and_then(|group| {
-        Cgroup::adopt_directories(&hierarchy, group.directories().map(|(_, directory)| directory))
+fn intended(hierarchy: &Hierarchy, path: &str) -> Result<Option<Cgroup>, cgroup::Error> {
+    let found = Cgroup::open(hierarchy, &CgroupPath::new(path)?).and_then(|group| {
+        Cgroup::adopt_directories(hierarchy, group.directories().map(|(_, directory)| directory))
     });
     match found {
         Ok(group) => Ok(Some(group)),
@@ -141,7 +141,8 @@ fn is_empty(group: &Cgroup) -> bool {
 pub fn clear_away(record: &Record) -> Result<(), Failure> {
     let because = |error| Failure::because(format!("remove what is left of {}", record.id), error);
     if let Some(path) = read::<String>(record, INTENDED_CGROUP)
-        && let Some(group) = intended(&path).map_err(because)?
+        && let Some(group) =
+            Hierarchy::discover().and_then(|hierarchy| intended(&hierarchy, &path)).map_err(because)?
     {
         group.kill().and_then(|()| group.remove()).map_err(because)?;
     }
