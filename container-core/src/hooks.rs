@@ -449,6 +449,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::zombie_processes, reason = "that it is reaped all the same is what is tested")]
     fn a_hook_is_gone_whatever_fails_about_it() {
         let child = Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

@@ -94,6 +94,7 @@ fn nothing_of_the_host_program_changes() {
 }
 
 /// Values of our own for everything that has one.
+#[allow(clippy::disallowed_methods, reason = "here the test is the host program")]
 fn choose() {
     std::env::set_current_dir("/usr").unwrap();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));

@@ -252,7 +252,7 @@ fn device_rules_are_never_best_effort() {
     let Some(bundle) = Bundle::new() else { return };
     let mut extras = common::extras(&bundle);
     let hierarchy = facts.cgroups.as_ref().unwrap();
-    let path = cgroup::CgroupPath::new(&format!("{}-above", extras.id)).unwrap();
+    let path = cgroup::CgroupPath::new(format!("{}-above", extras.id)).unwrap();
     let above = cgroup::Cgroup::create(hierarchy, &path).unwrap();
     above.apply(&cgroup::Limits::new().devices([])).unwrap();
     let mut spec = config("true");

@@ -16,7 +16,7 @@ const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
 const GATE: &str = "gate";
 
-/// One container in a [`StateDirectory`].
+/// One container in a [`StateDirectory`](super::StateDirectory).
 #[derive(Debug)]
 pub struct Entry {
     pub(super) directory: OwnedFd,
