@@ -127,7 +127,7 @@ impl Cgroup {
             return if self.dirs.iter().any(has) { error } else { self.no_controller(controller) };
         };
         let why = match *errno {
-            Errno::BUSY => {
+            Errno::BUSY | Errno::OPNOTSUPP => {
                 "an ancestor has processes of its own, so it may not hand controllers to its children"
             }
             Errno::ACCESS | Errno::PERM => {

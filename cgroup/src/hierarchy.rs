@@ -1,6 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 use crate::controller::{Controller, Controllers, Version};
 use crate::dir::{Dir, read_proc};
 use crate::error::{Error, Result};
@@ -287,11 +289,15 @@ fn kernel_is_at_least(version: (u32, u32)) -> bool {
     proc::release(&release).is_none_or(|running| running >= version)
 }
 
-/// Opens the root of a mount if it is what the caller sees at that path: another mount may cover it.
+/// Opens the root of a mount if it is what the caller sees at that path: another mount may cover it, also one of the same
+/// hierarchy, as in a container. (Linux before 5.8 does not tell which mount it is.)
 fn open_visible(line: &MountLine) -> Option<Dir> {
     let dir = Dir::open(PathBuf::from(&line.mountpoint)).ok()?;
-    let device = rustix::fs::fstat(&dir).ok()?.st_dev;
-    ((rustix::fs::major(device), rustix::fs::minor(device)) == line.device).then_some(dir)
+    let seen = rustix::fs::statx(&dir, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let told = seen.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    let same =
+        (seen.stx_dev_major, seen.stx_dev_minor) == line.device && (!told || seen.stx_mnt_id == line.id);
+    same.then_some(dir)
 }
 
 fn distributing_ancestor(root: &Dir, own: &str) -> (String, Option<Dir>) {

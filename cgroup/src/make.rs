@@ -82,9 +82,17 @@ pub(crate) fn enable(root: &Dir, path: &str, wanted: Controllers) -> Result<Vec<
         .chain((!parent.is_empty()).then_some(parent));
     for level in levels {
         let file = file(level);
-        for controller in missing.difference(enabled(level, &mut buffer)?).iter() {
+        // In a level with processes the kernel refuses most, but takes these and makes of it a threaded group, whose children let no
+        // process in (cgroups(7)): they come last, and not at all after such a refusal.
+        let threaded = |c: &Controller| matches!(c, Controller::Cpu | Controller::Cpuset | Controller::Pids);
+        let mut new: Vec<Controller> = missing.difference(enabled(level, &mut buffer)?).iter().collect();
+        new.sort_by_key(threaded);
+        let mut busy = false;
+        for controller in new {
             let Some(name) = controller.v2_name() else { continue };
-            if let Err(errno) = root.write(&file, &format!("+{name}")) {
+            let written = if busy { Err(Errno::BUSY) } else { root.write(&file, &format!("+{name}")) };
+            if let Err(errno) = written {
+                busy |= errno == Errno::BUSY;
                 // An upper level that refuses may be another's business, as long as the level above the group agrees.
                 if level == parent {
                     refused.push((controller, errno));

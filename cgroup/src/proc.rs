@@ -12,6 +12,8 @@ use crate::controller::{Controller, Controllers, Version};
 pub(crate) struct MountLine {
     pub(crate) version: Version,
     /// `major:minor` of the superblock: the identity of the hierarchy.
+    /// The kernel's number of the mount.
+    pub(crate) id: u64,
     pub(crate) device: (u32, u32),
     /// Which directory of the hierarchy is mounted, as the caller's cgroup namespace sees it.
     pub(crate) root: String,
@@ -40,13 +42,15 @@ fn mount_line(line: &str) -> Option<MountLine> {
         _ => return None,
     };
     let (_source, superblock) = (right.next()?, right.next()?);
-    let mut left = left.split(' ').skip(2);
+    let mut left = left.split(' ');
+    let (id, _parent) = (left.next()?, left.next()?);
     let (major, minor) = left.next()?.split_once(':')?;
     let root = String::from_utf8(unescape(left.next()?)).ok()?;
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(left.next()?)));
     let flags = left.next()?;
     let mut mount = MountLine {
         version,
+        id: id.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root,
         mountpoint,

@@ -29,9 +29,13 @@ fn inside(name: &str, flags: &[&str], script: &str) -> bool {
     command.args(flags).args(["sh", "-c", &script]).arg(std::env::current_exe().unwrap()).env(INSIDE, "1");
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    match output.status.code() {
-        Some(77) => skip("unshare", &format!("{name}: {}", said.trim())),
-        code => assert_eq!(code, Some(0), "{name}: {said}"),
+    if output.status.code() == Some(77) {
+        skip("unshare", &format!("{name}: {}", said.trim()));
+        return false;
+    }
+    assert!(output.status.success(), "{name}: {said}");
+    if let Some(line) = said.lines().find_map(|line| line.strip_prefix("SKIPPED: ")) {
+        skip("inside", &format!("{name}: {line}"));
     }
     false
 }
@@ -140,7 +144,7 @@ fn from_the_own_group_downwards() {
     group.apply(&limits).unwrap();
     let file = if version == Version::V2 { "memory.max" } else { "memory.limit_in_bytes" };
     assert_eq!(group.read(Controller::Memory, file), (64 << 20).to_string());
-    assert_eq!(group.file(Controller::Memory, "").parent().unwrap().parent(), Some(mount.mountpoint()));
+    assert_eq!(group.file(Controller::Memory, "").parent(), Some(mount.mountpoint()));
     let mut process = Process::shell("exec sleep 60");
     group.add(process.id()).unwrap();
     let found = Cgroup::of_process(&hierarchy, process.id()).unwrap();

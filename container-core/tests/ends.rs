@@ -143,7 +143,7 @@ fn h24_the_pids_limit_is_told() {
     let bomb = "(b() { b | b & }; b) 2>/dev/null & exec sleep 60";
     let container =
         root.shell(bomb).pids(16).id(&*name).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    fixture::until("the limit is hit", Duration::from_secs(20), || {
+    fixture::until("the limit is hit", Duration::from_secs(60), || {
         container.stats().unwrap().pids.limit_hits.is_some_and(|hits| hits > 0)
     });
     let before = Instant::now();
