@@ -80,7 +80,8 @@ pub struct Outcome {
     pub pids_limit_hits: u64,
     /// Bytes that had to go to storage (`write_bytes` of proc_pid_io(5)), written back by now or not; what is written to memory
     /// file systems does not count. Of all processes, but for those that outlive the first one, with which they are killed.
-    /// `None` for a container that another program started, and where the kernel does not count (CONFIG_TASK_IO_ACCOUNTING).
+    /// `None` for a container that another program started, where the kernel does not count (CONFIG_TASK_IO_ACCOUNTING), and for an
+    /// ordinary user whose container ended by itself: of ended processes the kernel tells only root.
     pub bytes_written: Option<u64>,
     /// Limits that were asked for as best effort and could not be set.
     pub skipped_limits: Vec<String>,
