@@ -21,7 +21,7 @@ use container_core::{End, Feature, Host, Outcome, Resource};
 use examples::host_root::HostRoot;
 use examples::with_causes;
 
-const MEMORY: u64 = 128 << 20;
+const MEMORY: u64 = 64 << 20;
 const TASKS: u64 = 32;
 const SCRATCH: u64 = 32 << 20;
 const OUTPUT: usize = 64 << 10;
@@ -140,7 +140,7 @@ fn judge(
         .pids(TASKS)
         .rlimit(Resource::OpenFiles, 64, 64)
         .timeout(Duration::from_secs(4))
-        .cpu_time(Duration::from_secs(1))
+        .cpu_time(Duration::from_secs(2))
         .output_limit_kill(OUTPUT)
         // Without rights over control groups it still runs, with what can be had, and says so.
         .limits_best_effort(true)
