@@ -363,10 +363,11 @@ fn set_layers(filesystem: i32, lower: usize, opened: &Opened) -> Done {
     Ok(())
 }
 
-/// By descriptor since Linux 6.13, by the descriptor's path before: EBADF is said to one that has no file open, only a place.
+/// By descriptor since Linux 6.13, by its path before: EBADF is said to one that has no file open, only a place, EOPNOTSUPP before
+/// Linux 6.5.
 fn set_layer(filesystem: i32, key: &CStr, layer: i32) -> Sys<()> {
     match mount::fs_set_fd(filesystem, key, layer) {
-        Err(Errno(libc::EINVAL | libc::EBADF)) => {
+        Err(Errno(libc::EINVAL | libc::EBADF | libc::EOPNOTSUPP)) => {
             let mut name = [0u8; 32];
             mount::fs_set(filesystem, key, Some(descriptor_path(layer, &mut name)))
         }
