@@ -13,6 +13,7 @@ mod gate;
 mod identity;
 mod launcher;
 mod maps;
+mod overlay;
 mod path;
 mod program;
 mod protocol;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::child::{self, Context, Failure, GateKind, Scratch};
 use super::identity::Identity;
-use super::{Io, Target, failure, maps, program, raise, rootfs};
+use super::{Io, Target, failure, maps, overlay, program, raise};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::operation::{Operation, PROC, ROOT};
@@ -150,8 +150,8 @@ fn run_outside(operations: &[Operation], context: &mut Context) -> Result<(), (u
             Err((index, failure)) => (done + index, failure),
         };
         match &operations[index] {
-            operation @ Operation::Overlay { overlay, .. }
-                if failure.errno == libc::EINVAL && rootfs::has_detached(overlay) =>
+            operation @ Operation::Overlay { overlay: layers, .. }
+                if failure.errno == libc::EINVAL && overlay::has_detached(layers) =>
             {
                 child::perform_aside(operation, context).map_err(|failure| (index, failure))?;
             }
