@@ -1,4 +1,112 @@
 //! A container engine as a library: typed builder, one launch path, safe defaults, root and rootless, no daemon.
+//!
+//! A [`Container`] is a process tree with its own view of the system: files, processes, users, network, limits. This crate starts
+//! one from the calling program, with the calls a Rust programmer knows from [`std::process`], and leaves nothing of it behind.
+//!
+//! # A container
+//!
+//! ```no_run
+//! use container_core::Container;
+//! use image_layers::{ImportOptions, Store};
+//!
+//! let store = Store::open_or_create("/var/lib/my-program")?;
+//! let image = store.import("alpine.tar", &ImportOptions::new())?.remove(0);
+//! let output = Container::builder().image(&store, &image).command(["cat", "/etc/alpine-release"]).output()?;
+//! print!("{}", String::from_utf8_lossy(&output.stdout));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Any directory will do in place of an image ([`ContainerBuilder::rootfs`]), and so will an OCI bundle
+//! ([`ContainerBuilder::bundle`]).
+//!
+//! # Code nobody has read
+//!
+//! One call feeds the input, collects the output, holds every limit and returns when nobody is left alive:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use container_core::{Container, End};
+//!
+//! let outcome = Container::builder()
+//!     .rootfs("/srv/python")
+//!     .command(["python3", "-"])
+//!     .sandbox() // no capabilities, read-only, nobody
+//!     .memory(256 << 20)
+//!     .pids(32)
+//!     .timeout(Duration::from_secs(10))
+//!     .cpu_time(Duration::from_secs(2))
+//!     .output_limit_kill(1 << 20)
+//!     .input(*b"print(6 * 7)")
+//!     .run()?;
+//! match outcome.end {
+//!     End::Exited(code) => println!("exited with {code}: {}", outcome.stdout.escape_ascii()),
+//!     End::OutOfMemory(_) => println!("out of memory at {:?} bytes", outcome.peak_memory),
+//!     other => println!("{other:?} after {:?}", outcome.wall_time),
+//! }
+//! # Ok::<(), container_core::Error>(())
+//! ```
+//!
+//! # A service
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! use container_core::Container;
+//!
+//! let mut service = Container::builder()
+//!     .rootfs("/srv/service")
+//!     .command(["server", "--listen", "/run/socket"])
+//!     .bind("/var/lib/service", "/run")
+//!     .spawn()?;
+//! let check = service.exec(["server", "--check"]).output()?; // one more process inside
+//! println!("{:?} bytes in use, check {}", service.stats()?.memory.current, check.status);
+//! service.stop(Duration::from_secs(5))?; // asks, waits, kills
+//! # Ok::<(), container_core::Error>(())
+//! ```
+//!
+//! Dropping the handle kills the container and removes what was made for it. With a
+//! [state directory](ContainerBuilder::state_directory) it can be [detached](Container::detach), and
+//! [opened](Container::open) by another program.
+//!
+//! # The road
+//!
+//! | step | where | what comes out |
+//! | --- | --- | --- |
+//! | describe it | [`Container::builder`], or a bundle | an OCI runtime [`Spec`](oci_spec::runtime::Spec): [`ContainerBuilder::spec`] |
+//! | lower it | [`ContainerBuilder::plan`] | a [`Plan`]: every step that will be done, printable, nothing done yet |
+//! | carry it out | [`spawn`](ContainerBuilder::spawn), or [`create`](ContainerBuilder::create) and [`start`](Created::start) | a [`Container`] |
+//! | all in one | [`status`](ContainerBuilder::status), [`output`](ContainerBuilder::output), [`run`](ContainerBuilder::run) | [`ExitStatus`], [`Output`], [`Outcome`] |
+//! | many, prepared ahead | [`Pool`] | a start for about the price of an exec |
+//! | what works here | [`Host::probe`] | for each [`Feature`] a [`Verdict`] that names what stands in the way |
+//!
+//! The modules [`plan`], [`launch`], [`state`] and [`seccomp`] are the parts a runtime of one's own is made of; the example
+//! `oci-runtime` is one.
+//!
+//! # What it promises
+//!
+//! - **Nothing of the host program changes**: not its working directory, umask, signals, limits or children. Only processes started
+//!   here are waited for, by descriptor.
+//! - **A failed set-up is an error**, [`Error`], that names the step, its subject and the cause; never an exit code. Everything made
+//!   until then is gone.
+//! - **Any program can call it**, with many threads or a gigabyte of memory: between clone and exec the new process only makes
+//!   system calls on memory prepared before.
+//! - **Identity is a descriptor** (pidfd) from the first moment on, never a process number that may be used again.
+//!
+//! # Kernel features
+//!
+//! | feature | since | without it |
+//! | --- | --- | --- |
+//! | `mount_setattr`, and with it this crate | 5.12 | [`Host::probe`] says so |
+//! | overlay as an ordinary user | 5.11 | layers are copied (`image-layers`) |
+//! | `cgroup.kill` | 5.14 | freeze, signal all, let go |
+//! | layers by `lowerdir+` | 6.5 | by option string |
+//! | EROFS layers mounted from their file, as root | 6.12 | [`Error::Unsupported`] |
+//! | overlay of mounts that are attached nowhere | 6.15 | attached for a moment, in a mount namespace of their own |
+//! | exit status kept behind the pidfd | 6.15 | [`Error::StatusLost`] when somebody else collected it, [`Error::SigchldIgnored`] |
+//!
+//! # Features
+//!
+//! - `images` (default): [`ContainerBuilder::image`], with the crate `image-layers`.
+//! - `tokio`: async twins of the calls that wait, safe to cancel.
 
 mod builder;
 mod capability;

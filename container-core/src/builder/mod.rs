@@ -351,7 +351,7 @@ impl ContainerBuilder {
     }
 
     /// Changes to the root file system go to a file system of this size of their own, on disk, and are gone at the end; beyond
-    /// `bytes` writes fail with ENOSPC. Takes space only as it fills. Needs privilege (a loop device), `mke2fs`, and Linux 6.15.
+    /// `bytes` writes fail with ENOSPC. Takes space only as it fills. Needs privilege (a loop device) and `mke2fs`.
     pub fn disk_limit(mut self, bytes: u64) -> Self {
         self.layer = Layer::Disk(bytes);
         self
