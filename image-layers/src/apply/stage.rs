@@ -272,8 +272,13 @@ impl<S: Sink> Stage<'_, S> {
                 existing => self.new_directory(at, part, existing)?,
             };
         }
-        self.parent =
-            Some((parts.iter().flat_map(|part| [part, &b"/"[..]]).flatten().copied().collect(), at));
+        let (mut joined, _) = self.parent.take().unwrap_or((Vec::new(), at));
+        joined.clear();
+        for part in parts {
+            joined.extend_from_slice(part);
+            joined.push(b'/');
+        }
+        self.parent = Some((joined, at));
         Ok(at)
     }
 

@@ -1,12 +1,15 @@
-//! Decoding ahead of the reader: a thread decodes into a ring of fixed buffers, the tar reader takes them in order, and
-//! another thread hashes them behind it. So the decoder, which mostly takes longest, wakes nobody but the reader.
+//! Decoding ahead of the reader: a thread decodes into a ring of fixed buffers, and the tar reader takes them in order.
+//!
+//! What is decoded is hashed as well, by whichever of the two would have to wait otherwise: the reader for more bytes, or
+//! the decoder for a buffer. So two processors share the work evenly, however much decoding and writing cost, and no third
+//! thread takes either away from the two. Only where there are more processors, one hashes all the time.
 //!
 //! Buffers are reference counted and go back to the ring when the last holder drops them, so that a file's body can
 //! wait for its writer without being copied. The ring is all the memory there is, whatever the layer's size.
 
+use std::collections::VecDeque;
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use crate::progress::LayerControl;
@@ -16,23 +19,25 @@ use crate::{Algorithm, Digest, Digester, Error, Result};
 use super::Decoder;
 
 /// Size and number of the buffers: 3 MiB together. Measured on two processors: a ring of 1 MiB costs up to a tenth of the
-/// time, because the decoder waits whenever one of the other threads was put off; a longer one gains nothing, nor do
-/// buffers of other sizes.
-const BUFFER: usize = 128 << 10;
-const BUFFERS: usize = 24;
+/// time, because the decoder waits whenever the reader was put off, and a longer one gains nothing. Each buffer may have to
+/// wake its reader up, therefore smaller ones cost some time, too.
+const BUFFER: usize = 256 << 10;
+const BUFFERS: usize = 12;
 
 /// A decoded buffer on its way through the ring.
 #[derive(Debug)]
 struct Buffer {
     bytes: Vec<u8>,
     len: usize,
-    home: Sender<Vec<u8>>,
+    home: Weak<Ring>,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Nobody waits for it any more when this fails.
-        let _ = self.home.send(std::mem::take(&mut self.bytes));
+        if let Some(ring) = self.home.upgrade() {
+            let bytes = std::mem::take(&mut self.bytes);
+            ring.change(|state| state.free.push(bytes));
+        }
     }
 }
 
@@ -50,11 +55,140 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
+/// What the threads share.
+#[derive(Debug)]
+struct Ring {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Buffers must not be dropped while this is locked: they lock it, too.
+struct State {
+    free: Vec<Vec<u8>>,
+    /// For the reader.
+    decoded: VecDeque<Arc<Buffer>>,
+    /// For the digester, which is away while somebody hashes.
+    unhashed: VecDeque<Arc<Buffer>>,
+    digester: Option<Digester>,
+    /// How decoding has ended.
+    end: Option<Result<()>>,
+    /// Nobody reads any more.
+    closed: bool,
+    /// Threads that wait for a change. Telling nobody would be a system call as well.
+    waiting: usize,
+}
+
+impl Ring {
+    fn new(algorithm: Algorithm) -> Ring {
+        let state = State {
+            free: vec![Vec::new(); BUFFERS],
+            decoded: VecDeque::new(),
+            unhashed: VecDeque::new(),
+            digester: Some(Digester::new(algorithm)),
+            end: None,
+            closed: false,
+            waiting: 0,
+        };
+        Ring { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.changed.notify_all();
+        }
+        result
+    }
+
+    /// Waits until `ready` has something, and hashes meanwhile.
+    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = ready(&mut state) {
+                return result;
+            }
+            if let Some((mut digester, buffer)) = state.take_unhashed() {
+                drop(state);
+                digester.update(&buffer.bytes[..buffer.len]);
+                drop(buffer);
+                self.change(|state| state.digester = Some(digester));
+                state = self.lock();
+            } else {
+                state.waiting += 1;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
+            }
+        }
+    }
+
+    /// Decodes all of `blob`, or until nobody reads any more.
+    fn fill<R: Read>(self: &Arc<Ring>, blob: R, control: &LayerControl) {
+        let _ended = Ended(self);
+        let mut decoder = Decoder::new(blob, control.limits());
+        let end = loop {
+            let free = self.wait(|state| match state.closed {
+                true => Some(None),
+                false => state.free.pop().map(Some),
+            });
+            let Some(bytes) = free else { return };
+            match decode(&mut decoder, bytes, self, control) {
+                Ok(buffer) if buffer.len > 0 => {
+                    let buffer = Arc::new(buffer);
+                    self.change(|state| {
+                        state.decoded.push_back(buffer.clone());
+                        state.unhashed.push_back(buffer);
+                    });
+                }
+                end => break end.map(drop),
+            }
+        };
+        self.change(|state| state.end = Some(end));
+        self.hash();
+    }
+
+    /// Hashes until nothing more comes.
+    fn hash(&self) {
+        self.wait(|state| (state.closed || state.end.is_some() && state.unhashed.is_empty()).then_some(()));
+    }
+}
+
+impl State {
+    fn take_unhashed(&mut self) -> Option<(Digester, Arc<Buffer>)> {
+        if self.unhashed.is_empty() {
+            return None;
+        }
+        Some((self.digester.take()?, self.unhashed.pop_front()?))
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("end", &self.end).field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+/// A decoder that goes away without a word has not reached the end.
+struct Ended<'a>(&'a Ring);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            state.end.get_or_insert(Err(Error::Cancelled));
+        });
+    }
+}
+
 /// The decoded bytes, in order.
 #[derive(Debug)]
 pub(crate) struct Ahead {
-    decoded: Receiver<Result<Arc<Buffer>>>,
-    to_hash: Sender<Arc<Buffer>>,
+    ring: Arc<Ring>,
     current: Option<Piece>,
     ended: bool,
 }
@@ -66,17 +200,35 @@ impl Ahead {
             return Ok(());
         }
         // Before waiting: the old buffer may be the one the decoder waits for.
-        if let Some(Piece { buffer, .. }) = self.current.take() {
-            // Nobody hashes any more when this fails.
-            let _ = self.to_hash.send(buffer);
-        }
-        let buffer = self.decoded.recv().map_err(|_| Error::Cancelled)??;
-        if buffer.len == 0 {
-            self.ended = true;
-        } else {
-            self.current = Some(Piece { start: 0, end: buffer.len, buffer });
+        self.current = None;
+        let next = self.ring.wait(|state| match state.decoded.pop_front() {
+            Some(buffer) => Some(Ok(Some(buffer))),
+            None => state.end.as_mut().map(|end| {
+                let end = std::mem::replace(end, Err(Error::Cancelled));
+                end.map(|()| None)
+            }),
+        });
+        match next? {
+            Some(buffer) => self.current = Some(Piece { start: 0, end: buffer.len, buffer }),
+            None => self.ended = true,
         }
         Ok(())
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let ended = self.ended;
+        let rest = self.ring.change(|state| {
+            state.closed = true;
+            // What was not read needs no digest.
+            if ended {
+                Default::default()
+            } else {
+                [&mut state.decoded, &mut state.unhashed].map(std::mem::take)
+            }
+        });
+        drop(rest);
     }
 }
 
@@ -117,50 +269,44 @@ pub(crate) fn run_ahead<R: Read + Send, T>(
     algorithm: Algorithm,
     work: impl FnOnce(Ahead) -> Result<T>,
 ) -> Result<(T, Digest)> {
-    let (home, free) = channel();
-    for _ in 0..BUFFERS {
-        // Cannot fail, the receiver is right here.
-        let _ = home.send(Vec::new());
-    }
-    let (to_hash, hashed) = channel::<Arc<Buffer>>();
-    let (to_reader, decoded) = channel();
+    let beside = thread::available_parallelism().is_ok_and(|processors| processors.get() > 2);
+    run(blob, control, algorithm, beside, work)
+}
+
+fn run<R: Read + Send, T>(
+    blob: R,
+    control: &LayerControl,
+    algorithm: Algorithm,
+    hash_beside: bool,
+    work: impl FnOnce(Ahead) -> Result<T>,
+) -> Result<(T, Digest)> {
+    let ring = Arc::new(Ring::new(algorithm));
     thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut decoder = Decoder::new(blob, control.limits());
-            loop {
-                // No holder is left that could give a buffer back: nobody reads any more.
-                let Ok(bytes) = free.recv() else { return };
-                let result = decode(&mut decoder, bytes, &home, control);
-                let end = !matches!(&result, Ok(buffer) if buffer.len > 0);
-                if to_reader.send(result).is_err() || end {
-                    return;
-                }
-            }
-        });
-        let hasher = scope.spawn(move || {
-            let mut digester = Digester::new(algorithm);
-            for buffer in hashed {
-                digester.update(&buffer.bytes[..buffer.len]);
-            }
-            digester.finish()
-        });
-        let result = work(Ahead { decoded, to_hash, current: None, ended: false })?;
-        let digest = hasher.join().map_err(|_| Error::Cancelled)?;
-        Ok((result, digest))
+        scope.spawn(|| ring.fill(blob, control));
+        if hash_beside {
+            scope.spawn(|| ring.hash());
+        }
+        let result = work(Ahead { ring: ring.clone(), current: None, ended: false })?;
+        let digester =
+            ring.wait(|state| if state.unhashed.is_empty() { state.digester.take() } else { None });
+        Ok((result, digester.finish()))
     })
 }
 
 fn decode<R: Read>(
     decoder: &mut Decoder<R>,
     mut bytes: Vec<u8>,
-    home: &Sender<Vec<u8>>,
+    home: &Arc<Ring>,
     control: &LayerControl,
-) -> Result<Arc<Buffer>> {
+) -> Result<Buffer> {
     control.check()?;
     // Buffers are made when they are first needed: a small layer needs one.
     bytes.resize(BUFFER, 0);
     let before = decoder.taken();
     let len = decoder.decode(&mut bytes)?;
     control.read(decoder.taken() - before);
-    Ok(Arc::new(Buffer { bytes, len, home: home.clone() }))
+    Ok(Buffer { bytes, len, home: Arc::downgrade(home) })
 }
+
+#[cfg(test)]
+mod tests;
