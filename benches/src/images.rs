@@ -4,7 +4,8 @@ use std::error::Error;
 
 use image_layers::{Compression, Image, ImageBuilder, LayerBuilder, Store};
 
-/// What is built, by name: a system of 9,000 files and 150 MB, 50,000 small files, and five layers.
+/// What is built, by name: a system of 9,000 files and 150 MB, 50,000 small files (3 KiB at the mean, 170 MB), and five layers
+/// of 8,000 files and 50 MB each.
 pub const NAMES: [&str; 3] = ["system", "small", "five"];
 
 /// The compressions, as tags.
@@ -17,9 +18,9 @@ pub fn build(store: &Store, name: &str, tag: &str) -> Result<Image, Box<dyn Erro
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for layer in 0..if name == "five" { 5 } else { 1 } {
         image = image.layer(match name {
-            "system" => tree(&mut random, layer, 9_000, 34_000),
-            "small" => tree(&mut random, layer, 50_000, 9_000),
-            _ => tree(&mut random, layer, 8_000, 13_000),
+            "system" => tree(&mut random, layer, 9_000, 20_000),
+            "small" => tree(&mut random, layer, 50_000, 4_000),
+            _ => tree(&mut random, layer, 8_000, 7_500),
         });
     }
     Ok(image.build(store, Some(&format!("{name}:{tag}").parse()?))?)
@@ -50,18 +51,27 @@ fn tree(random: &mut Random, layer: u64, files: u64, mean: u64) -> LayerBuilder 
     builder
 }
 
-/// Three quarters words, one quarter noise.
+/// Words, repetitions and noise, so that it packs as well and unpacks as fast as what it stands for: 2.9 and 3.3 to 1 for
+/// system and small files with gzip, 3.5 and 4.1 with zstd. A Debian root with its packages has 2.8 and 3.3, with a tree
+/// of Node modules 3.3 and 3.8.
 fn content(random: &mut Random, size: u64) -> Vec<u8> {
     let size = size as usize;
     let mut bytes = Vec::with_capacity(size + 64);
     while bytes.len() < size {
         let word = random.next();
-        if word & 31 == 0 {
-            (0..6).for_each(|_| bytes.extend_from_slice(&random.next().to_le_bytes()));
-        } else {
-            // Common words are short and come often.
-            let rank = ((word >> 8 & 0xfff) * (word >> 20 & 0xfff)) >> 12;
-            bytes.extend_from_slice(format!("{:x} ", (rank * 2_654_435) >> 3).as_bytes());
+        match word % 100 {
+            0..7 => (0..3).for_each(|_| bytes.extend_from_slice(&random.next().to_le_bytes())),
+            7..27 if bytes.len() > 64 => {
+                let len = (8 + random.below(60) as usize).min(bytes.len() - 32);
+                let back = random.below((bytes.len() - len).min(8_000) as u64) as usize;
+                let from = bytes.len() - len - back;
+                bytes.extend_from_within(from..from + len);
+            }
+            _ => {
+                // Common words are short and come often.
+                let rank = ((word >> 8 & 0xfff) * (word >> 20 & 0xfff)) >> 12;
+                bytes.extend_from_slice(format!("{:x} ", (rank * 2_654_435) >> 3).as_bytes());
+            }
         }
     }
     bytes.truncate(size);

@@ -18,6 +18,7 @@ use crate::{Error, Limits, Result};
 
 pub(crate) use ahead::{Ahead, Piece, run_ahead};
 pub(crate) use encode::Encoder;
+use gzip::{Checksum, Checksums};
 
 /// How content is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -63,6 +64,10 @@ pub(crate) struct Decoder<R> {
     limits: Limits,
     /// Bytes given out.
     decoded: u64,
+    /// Whether checksums of gzip are left to somebody else.
+    deferring: bool,
+    /// What went wrong behind the bytes that were given out last.
+    failure: Option<Error>,
 }
 
 enum Format {
@@ -76,30 +81,58 @@ const RATIO_FROM: u64 = 64 << 20;
 
 impl<R: Read> Decoder<R> {
     pub(crate) fn new(reader: R, limits: &Limits) -> Decoder<R> {
-        Decoder { input: Input::new(reader), format: None, limits: *limits, decoded: 0 }
+        let input = Input::new(reader);
+        Decoder { input, format: None, limits: *limits, decoded: 0, deferring: false, failure: None }
     }
 
-    /// Fills as much of `output` as there is; 0 only at the end, when everything was read and checked.
+    /// One that leaves [checksums](Decoder::take_checksums) of gzip to be checked by the caller. Decoding gzip mostly takes
+    /// longest, and another thread has the time.
+    pub(crate) fn deferring(reader: R, limits: &Limits) -> Decoder<R> {
+        Decoder { deferring: true, ..Decoder::new(reader, limits) }
+    }
+
+    /// The members that ended since the last call, if their checksums are for the caller to check.
+    pub(crate) fn take_checksums(&mut self) -> Option<Vec<Checksum>> {
+        match &mut self.format {
+            Some(Format::Gzip(gzip)) if self.deferring => Some(gzip.take_checksums()),
+            _ => None,
+        }
+    }
+
+    /// Fills as much of `output` as there is; 0 only at the end, when everything was read and checked. An error comes when
+    /// all bytes before it were given out.
     pub(crate) fn decode(&mut self, output: &mut [u8]) -> Result<usize> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let format = match &mut self.format {
             Some(format) => format,
             none => none.insert(match Compression::detect(self.input.at_least(512)?)? {
                 Compression::None => Format::Plain,
-                Compression::Gzip => Format::Gzip(Box::default()),
+                Compression::Gzip => Format::Gzip(Box::new(gzip::Gzip::new(self.deferring))),
                 Compression::Zstd => Format::Zstd(Zstd::new(&self.limits)?),
             }),
         };
         let mut filled = 0;
         while filled < output.len() {
-            let n = match format {
-                Format::Plain => self.input.read(&mut output[filled..])?,
-                Format::Gzip(gzip) => gzip.decode(&mut self.input, &mut output[filled..])?,
-                Format::Zstd(zstd) => zstd.decode(&mut self.input, &mut output[filled..])?,
+            let output = &mut output[filled..];
+            let result = match format {
+                Format::Plain => self.input.read(output),
+                Format::Gzip(gzip) => gzip.decode(&mut self.input, output),
+                Format::Zstd(zstd) => zstd.decode(&mut self.input, output),
             };
-            if n == 0 {
+            match result {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(failure) if filled > 0 => {
+                    self.failure = Some(failure);
+                    break;
+                }
+                Err(failure) => return Err(failure),
+            }
+            if matches!(format, Format::Gzip(gzip) if gzip.is_full()) {
                 break;
             }
-            filled += n;
         }
         self.decoded += filled as u64;
         let exceeded =

@@ -16,7 +16,7 @@ use crate::progress::LayerControl;
 use crate::tar::{Pieces, Source};
 use crate::{Algorithm, Digest, Digester, Error, Result};
 
-use super::Decoder;
+use super::{Checksum, Checksums, Decoder};
 
 /// Size and number of the buffers: 3 MiB together. Measured on two processors: a ring of 1 MiB costs up to a tenth of the
 /// time, because the decoder waits whenever the reader was put off, and a longer one gains nothing. Each buffer may have to
@@ -29,6 +29,8 @@ const BUFFERS: usize = 12;
 struct Buffer {
     bytes: Vec<u8>,
     len: usize,
+    /// What is to be checked when it is hashed.
+    checksums: Option<Vec<Checksum>>,
     home: Weak<Ring>,
 }
 
@@ -67,9 +69,9 @@ struct State {
     free: Vec<Vec<u8>>,
     /// For the reader.
     decoded: VecDeque<Arc<Buffer>>,
-    /// For the digester, which is away while somebody hashes.
+    /// For the hasher, which is away while somebody hashes.
     unhashed: VecDeque<Arc<Buffer>>,
-    digester: Option<Digester>,
+    hasher: Option<Hasher>,
     /// How decoding has ended.
     end: Option<Result<()>>,
     /// Nobody reads any more.
@@ -78,13 +80,36 @@ struct State {
     waiting: usize,
 }
 
+/// What is done with all decoded bytes, in order.
+struct Hasher {
+    digester: Digester,
+    checksums: Checksums,
+    fault: Option<Error>,
+}
+
+impl Hasher {
+    fn update(&mut self, buffer: &Buffer) {
+        let bytes = &buffer.bytes[..buffer.len];
+        self.digester.update(bytes);
+        if let Some(ended) = &buffer.checksums
+            && self.fault.is_none()
+        {
+            self.fault = self.checksums.update(bytes, ended).err();
+        }
+    }
+}
+
 impl Ring {
     fn new(algorithm: Algorithm) -> Ring {
         let state = State {
             free: vec![Vec::new(); BUFFERS],
             decoded: VecDeque::new(),
             unhashed: VecDeque::new(),
-            digester: Some(Digester::new(algorithm)),
+            hasher: Some(Hasher {
+                digester: Digester::new(algorithm),
+                checksums: Checksums::default(),
+                fault: None,
+            }),
             end: None,
             closed: false,
             waiting: 0,
@@ -114,11 +139,11 @@ impl Ring {
             if let Some(result) = ready(&mut state) {
                 return result;
             }
-            if let Some((mut digester, buffer)) = state.take_unhashed() {
+            if let Some((mut hasher, buffer)) = state.take_unhashed() {
                 drop(state);
-                digester.update(&buffer.bytes[..buffer.len]);
+                hasher.update(&buffer);
                 drop(buffer);
-                self.change(|state| state.digester = Some(digester));
+                self.change(|state| state.hasher = Some(hasher));
                 state = self.lock();
             } else {
                 state.waiting += 1;
@@ -131,22 +156,30 @@ impl Ring {
     /// Decodes all of `blob`, or until nobody reads any more.
     fn fill<R: Read>(self: &Arc<Ring>, blob: R, control: &LayerControl) {
         let _ended = Ended(self);
-        let mut decoder = Decoder::new(blob, control.limits());
+        let mut decoder = Decoder::deferring(blob, control.limits());
         let end = loop {
             let free = self.wait(|state| match state.closed {
                 true => Some(None),
                 false => state.free.pop().map(Some),
             });
-            let Some(bytes) = free else { return };
-            match decode(&mut decoder, bytes, self, control) {
-                Ok(buffer) if buffer.len > 0 => {
-                    let buffer = Arc::new(buffer);
-                    self.change(|state| {
-                        state.decoded.push_back(buffer.clone());
-                        state.unhashed.push_back(buffer);
-                    });
+            let Some(mut bytes) = free else { return };
+            // Buffers are made when they are first needed: a small layer needs one.
+            bytes.resize(BUFFER, 0);
+            let before = decoder.taken();
+            let result = control.check().and_then(|()| decoder.decode(&mut bytes));
+            control.read(decoder.taken() - before);
+            let len = *result.as_ref().unwrap_or(&0);
+            let checksums = decoder.take_checksums();
+            let buffer = Arc::new(Buffer { bytes, len, checksums, home: Arc::downgrade(self) });
+            self.change(|state| {
+                if len > 0 {
+                    state.decoded.push_back(buffer.clone());
                 }
-                end => break end.map(drop),
+                // At the end, there still may be checksums.
+                state.unhashed.push_back(buffer);
+            });
+            if len == 0 {
+                break result.map(drop);
             }
         };
         self.change(|state| state.end = Some(end));
@@ -160,11 +193,11 @@ impl Ring {
 }
 
 impl State {
-    fn take_unhashed(&mut self) -> Option<(Digester, Arc<Buffer>)> {
+    fn take_unhashed(&mut self) -> Option<(Hasher, Arc<Buffer>)> {
         if self.unhashed.is_empty() {
             return None;
         }
-        Some((self.digester.take()?, self.unhashed.pop_front()?))
+        Some((self.hasher.take()?, self.unhashed.pop_front()?))
     }
 }
 
@@ -218,17 +251,11 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        let ended = self.ended;
-        let rest = self.ring.change(|state| {
+        let unread = self.ring.change(|state| {
             state.closed = true;
-            // What was not read needs no digest.
-            if ended {
-                Default::default()
-            } else {
-                [&mut state.decoded, &mut state.unhashed].map(std::mem::take)
-            }
+            std::mem::take(&mut state.decoded)
         });
-        drop(rest);
+        drop(unread);
     }
 }
 
@@ -262,7 +289,7 @@ impl Pieces for Ahead {
 ///
 /// # Errors
 ///
-/// Those of `work`, which sees those of the decoder.
+/// Those of `work`, which sees those of the decoder; [`Error::Checksum`].
 pub(crate) fn run_ahead<R: Read + Send, T>(
     blob: R,
     control: &LayerControl,
@@ -286,26 +313,15 @@ fn run<R: Read + Send, T>(
         if hash_beside {
             scope.spawn(|| ring.hash());
         }
-        let result = work(Ahead { ring: ring.clone(), current: None, ended: false })?;
-        let digester =
-            ring.wait(|state| if state.unhashed.is_empty() { state.digester.take() } else { None });
-        Ok((result, digester.finish()))
+        let result = work(Ahead { ring: ring.clone(), current: None, ended: false });
+        let Hasher { digester, fault, .. } =
+            ring.wait(|state| if state.unhashed.is_empty() { state.hasher.take() } else { None });
+        // Damage explains whatever `work` found to be wrong.
+        match fault {
+            Some(fault) => Err(fault),
+            None => Ok((result?, digester.finish())),
+        }
     })
-}
-
-fn decode<R: Read>(
-    decoder: &mut Decoder<R>,
-    mut bytes: Vec<u8>,
-    home: &Arc<Ring>,
-    control: &LayerControl,
-) -> Result<Buffer> {
-    control.check()?;
-    // Buffers are made when they are first needed: a small layer needs one.
-    bytes.resize(BUFFER, 0);
-    let before = decoder.taken();
-    let len = decoder.decode(&mut bytes)?;
-    control.read(decoder.taken() - before);
-    Ok(Buffer { bytes, len, home: Arc::downgrade(home) })
 }
 
 #[cfg(test)]

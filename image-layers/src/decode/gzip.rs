@@ -10,15 +10,56 @@ use super::{Input, invalid};
 
 pub(super) struct Gzip {
     inflate: Decompress,
-    crc: Crc,
+    /// Bytes given out, and where the current member began.
+    decoded: u64,
+    start: u64,
     open: bool,
+    checksums: Checksums,
+    /// Of members that ended, where somebody else checks them: none is empty, so that they are bounded by the output.
+    deferred: Option<Vec<Checksum>>,
 }
 
-impl Default for Gzip {
-    fn default() -> Gzip {
-        Gzip { inflate: Decompress::new(false), crc: Crc::new(), open: false }
+/// What the trailer of a member says of the bytes before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checksum {
+    /// Where the member ends in the decoded bytes.
+    end: u64,
+    crc: u32,
+    /// Bytes of the member, modulo 2^32.
+    len: u32,
+}
+
+/// Compares the decoded bytes with what the trailers say.
+#[derive(Debug, Default)]
+pub(super) struct Checksums {
+    crc: Crc,
+    seen: u64,
+}
+
+impl Checksums {
+    /// Takes more decoded bytes, and the members that end among them or right in front of them.
+    pub(super) fn update(&mut self, mut bytes: &[u8], ended: &[Checksum]) -> Result<()> {
+        for &Checksum { end, crc, len } in ended {
+            // Otherwise decoding failed before its bytes were given out.
+            let Some((member, rest)) = bytes.split_at_checked((end - self.seen) as usize) else {
+                return Ok(());
+            };
+            self.crc.update(member);
+            if (crc, len) != (self.crc.sum(), self.crc.amount()) {
+                return Err(Error::Checksum { what: "gzip data".to_owned() });
+            }
+            self.crc.reset();
+            self.seen = end;
+            bytes = rest;
+        }
+        self.crc.update(bytes);
+        self.seen += bytes.len() as u64;
+        Ok(())
     }
 }
+
+/// Members that may end in one buffer.
+const DEFERRED: usize = 1024;
 
 const HEADER_CRC: u8 = 2;
 const EXTRA: u8 = 4;
@@ -27,6 +68,26 @@ const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
 impl Gzip {
+    pub(super) fn new(deferring: bool) -> Gzip {
+        Gzip {
+            inflate: Decompress::new(false),
+            decoded: 0,
+            start: 0,
+            open: false,
+            checksums: Checksums::default(),
+            deferred: deferring.then(Vec::new),
+        }
+    }
+
+    /// Whether checksums should be taken before more is decoded.
+    pub(super) fn is_full(&self) -> bool {
+        self.deferred.as_ref().is_some_and(|deferred| deferred.len() >= DEFERRED)
+    }
+
+    pub(super) fn take_checksums(&mut self) -> Vec<Checksum> {
+        self.deferred.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Some more bytes; 0 only at the end.
     pub(super) fn decode<R: Read>(&mut self, input: &mut Input<R>, output: &mut [u8]) -> Result<usize> {
         loop {
@@ -41,7 +102,7 @@ impl Gzip {
                 }
                 header(input)?;
                 self.inflate.reset(false);
-                self.crc.reset();
+                self.start = self.decoded;
                 self.open = true;
             }
             let bytes = input.fill()?;
@@ -54,28 +115,27 @@ impl Gzip {
             let taken = (self.inflate.total_in() - before_in) as usize;
             let n = (self.inflate.total_out() - before_out) as usize;
             input.consume(taken);
-            self.crc.update(&output[..n]);
+            self.decoded += n as u64;
+            let mut ended = None;
             if status == Status::StreamEnd {
                 self.open = false;
-                self.trailer(input)?;
+                let [a, b, c, d, e, f, g, h] = take(input)?;
+                let (crc, len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+                ended = Some(Checksum { end: self.decoded, crc, len });
             } else if n == 0 && taken == 0 && at_end {
                 return Err(truncated());
+            }
+            match &mut self.deferred {
+                Some(deferred) if self.decoded > self.start => deferred.extend(ended),
+                Some(_) => {
+                    Checksums { seen: self.decoded, ..Default::default() }.update(&[], ended.as_slice())?
+                }
+                None => self.checksums.update(&output[..n], ended.as_slice())?,
             }
             if n > 0 {
                 return Ok(n);
             }
         }
-    }
-
-    fn trailer<R: Read>(&self, input: &mut Input<R>) -> Result<()> {
-        let bytes: [u8; 8] = take(input)?;
-        let [a, b, c, d, e, f, g, h] = bytes;
-        if u32::from_le_bytes([a, b, c, d]) != self.crc.sum()
-            || u32::from_le_bytes([e, f, g, h]) != self.crc.amount()
-        {
-            return Err(Error::Checksum { what: "gzip data".to_owned() });
-        }
-        Ok(())
     }
 }
 

@@ -177,3 +177,57 @@ fn a_panic_anywhere_is_passed_on() {
     };
     assert!(in_time(|| catch_unwind(AssertUnwindSafe(reader)).is_err()));
 }
+
+fn member(data: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = super::super::Encoder::new(Vec::new(), crate::Compression::Gzip, Some(1)).unwrap();
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn members_are_checked_wherever_they_end() {
+    // At the border of buffers and beside it, empty ones, and more than are kept of one buffer.
+    let mut members: Vec<Vec<u8>> =
+        vec![sample(BUFFER), vec![], vec![], sample(BUFFER - 1), sample(1), vec![]];
+    members.extend((0..5000).map(|n| sample(n % 3)));
+    members.extend([sample(BUFFER * 2 + 9), vec![], vec![]]);
+    let data = members.concat();
+    let packed: Vec<Vec<u8>> = members.iter().map(|data| member(data)).collect();
+    let read = |packed: &[Vec<u8>]| {
+        let blob = packed.concat();
+        in_time(|| run(&blob[..], &control(), Algorithm::Sha256, false, read_all))
+    };
+    let (all, digest) = read(&packed).unwrap();
+    assert!(all == data);
+    assert_eq!(digest, Digest::sha256(&data));
+    for number in [0, 1, 2, 3, 4, 5, 6, 7, 3000, packed.len() - 3, packed.len() - 2, packed.len() - 1] {
+        for back in [1, 5] {
+            let mut bad = packed.clone();
+            let at = bad[number].len() - back;
+            bad[number][at] ^= 1;
+            assert!(matches!(read(&bad), Err(Error::Checksum { .. })), "{number} {back}");
+        }
+    }
+}
+
+#[test]
+fn damage_is_named_before_its_consequences() {
+    let blob = || {
+        let mut bad = member(&sample(1000));
+        let at = bad.len() - 6;
+        bad[at] ^= 1;
+        bad
+    };
+    // Whether the reader stumbles over it, the decoder does behind it, or a limit is exceeded.
+    let stumble = |ahead| read_all(ahead).and(Err::<Vec<u8>, _>(Error::Cancelled));
+    let result = in_time(|| run(&blob()[..], &control(), Algorithm::Sha256, false, stumble));
+    assert!(matches!(result, Err(Error::Checksum { .. })), "{result:?}");
+    let behind = [blob(), b"text".to_vec()].concat();
+    let result = in_time(|| run(&behind[..], &control(), Algorithm::Sha256, false, read_all));
+    assert!(matches!(result, Err(Error::Checksum { .. })), "{result:?}");
+    let limits = crate::Limits { layer_bytes: 999, ..Default::default() };
+    let control = Control { limits, ..Control::default() }.layer(Step::Unpack, 0, 1, 0);
+    let result = in_time(|| run(&blob()[..], &control, Algorithm::Sha256, false, read_all));
+    assert!(matches!(result, Err(Error::LimitExceeded { .. })), "{result:?}");
+}
