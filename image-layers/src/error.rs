@@ -304,6 +304,12 @@ pub enum Error {
         /// The key.
         key: String,
     },
+    /// Files cannot be given to the owners that were asked for, as an ordinary user can with subordinate ids.
+    #[error("files cannot have the owners that were asked for: {reason}")]
+    Owners {
+        /// Which file, program or setting stands in the way.
+        reason: String,
+    },
     /// What should be removed is in use by this or another process.
     #[error("{what} is in use")]
     InUse {
@@ -400,7 +406,8 @@ impl Error {
             | Error::UnsupportedMediaType { .. }
             | Error::UnsupportedLayer { .. }
             | Error::UnsupportedAttribute { .. }
-            | Error::ForeignLayer { .. } => Class::Unsupported,
+            | Error::ForeignLayer { .. }
+            | Error::Owners { .. } => Class::Unsupported,
             Error::SourceNotFound { .. }
             | Error::MemberNotFound { .. }
             | Error::LinkTargetNotFound { .. }

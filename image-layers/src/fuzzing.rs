@@ -8,6 +8,7 @@ use crate::apply::index;
 use crate::apply::tree::{NodeId, NodeKind, Tree, Visit, Walk};
 use crate::decode::{Compression, Decoder};
 use crate::document::{ImageConfig, Index, Manifest};
+use crate::owners::Owners;
 use crate::progress::{Control, Step};
 use crate::snapshot::{LayerJob, SnapshotKind, remove_tree, snapshotter, unpack};
 use crate::tar::{Buffered, Kind, Reader, Writer};
@@ -138,13 +139,13 @@ fn one_layer(kind: SnapshotKind, data: &[u8], scratch: &Path) -> Result<Tree> {
         control: control.layer(Step::Unpack, 0, 1, data.len() as u64),
         open: Box::new(move || Ok(Box::new(Cursor::new(data)))),
     };
-    unpack(snapshotter(kind), &[], vec![job], &mut |_, scratch| Ok(scratch.to_owned()))?;
+    unpack(&*snapshotter(kind, &Owners::Plain), &[], vec![job], &mut |_, scratch| Ok(scratch.to_owned()))?;
     Ok(index::read(&scratch.join(index::FILE)).expect("our own index"))
 }
 
 fn same(copy: &Path, one: &Tree, erofs: &Path, other: &Tree) {
-    let root = copy.join(snapshotter(SnapshotKind::Copy).content());
-    let image = erofs.join(snapshotter(SnapshotKind::Erofs).content());
+    let root = copy.join(snapshotter(SnapshotKind::Copy, &Owners::Plain).content());
+    let image = erofs.join(snapshotter(SnapshotKind::Erofs, &Owners::Plain).content());
     let mut walk = Walk::new(NodeId::ROOT);
     let mut count = 0;
     while let Some(visit) = walk.next(one) {

@@ -96,7 +96,7 @@ fn entries(path: PathBuf) -> usize {
 fn assert_whole(store: &Store, image: &Image) {
     let damage = store.verify().unwrap();
     assert!(damage.is_empty(), "{damage:?}");
-    let snapshots = store.path().join("snapshots").join(store.backend().to_string());
+    let snapshots = snapshots(store.path(), store.backend());
     assert_eq!(entries(snapshots), image.layers().len());
     assert_eq!(entries(store.path().join("leases")), 0, "leftovers are swept");
 }

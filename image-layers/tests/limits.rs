@@ -109,7 +109,7 @@ fn every_ceiling_holds_and_says_its_name() {
                 other => panic!("{name}: {other:?}"),
             }
             assert_eq!(fs::read_dir(path.join("leases")).unwrap().count(), 0, "{name}");
-            let snapshots = path.join("snapshots").join(kind.as_str());
+            let snapshots = snapshots(&path, kind);
             assert_eq!(fs::read_dir(snapshots).map_or(0, Iterator::count), 0, "{name}");
             unpack(given.enough).unwrap_or_else(|e| panic!("{name}: {e}"));
         }

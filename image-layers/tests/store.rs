@@ -26,7 +26,7 @@ fn import(dir: &tempfile::TempDir, store: &Store, layers: &[Layer], name: &str) 
 }
 
 fn snapshots(store: &Store) -> Vec<PathBuf> {
-    let top = store.path().join("snapshots").join(store.backend().to_string());
+    let top = fixture::snapshots(store.path(), store.backend());
     match fs::read_dir(top) {
         Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
         Err(_) => Vec::new(),

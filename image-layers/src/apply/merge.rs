@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::owners::reach;
 use crate::{Error, Result};
 
 use super::index;
@@ -112,12 +113,14 @@ impl Merged {
     pub(crate) fn open_parent(&self, id: NodeId) -> Result<(OwnedFd, &[u8])> {
         let root = self.root_of(self.tree.node(id).layer).to_path_buf();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(Error::io("open", &root))?;
+        let mut dir =
+            reach::openat(rustix::fs::CWD, root.as_os_str().as_encoded_bytes(), flags, Mode::empty())
+                .map_err(Error::io("open", &root))?;
         let mut parents: Vec<NodeId> =
             std::iter::successors(self.tree.parent(id), |&at| self.tree.parent(at)).collect();
         parents.pop();
         for parent in parents.into_iter().rev() {
-            dir = rustix::fs::openat(&dir, self.tree.name(parent), flags, Mode::empty())
+            dir = reach::openat(&dir, self.tree.name(parent), flags, Mode::empty())
                 .map_err(|e| super::metadata::failed("open", &self.tree.path(parent))(e))?;
         }
         Ok((dir, self.tree.name(id)))

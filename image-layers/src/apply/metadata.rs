@@ -1,39 +1,107 @@
 //! Owner, attributes and times of one entry, in the order in which they do not undo each other: owner, mode, extended
 //! attributes, times.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::owners::{self, IdMaps, Owners, reach};
+use crate::sys::hand::{Call, timespecs};
 use crate::tar::{Timestamp, Xattrs};
 
 use super::path::lossy;
 
 /// Whose files can be made here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ownership {
     uid: u32,
     gid: u32,
     /// Root may give files away and make devices.
     root: bool,
+    /// Whom an ordinary user may give files to.
+    maps: Option<Arc<IdMaps>>,
 }
 
 impl Ownership {
-    /// What the calling process may do. An ordinary user owns everything; the true owner stays in the index.
-    pub(crate) fn of_process() -> Ownership {
+    /// What the calling process may do. An ordinary user owns everything that cannot be given to subordinate ids; the true
+    /// owner stays in the index.
+    pub(crate) fn new(owners: &Owners) -> Ownership {
         let uid = rustix::process::geteuid().as_raw();
-        Ownership { uid, gid: rustix::process::getegid().as_raw(), root: uid == 0 }
+        let maps = match owners {
+            Owners::Mapped(maps) if uid != 0 => Some(Arc::new(maps.clone())),
+            _ => None,
+        };
+        Ownership { uid, gid: rustix::process::getegid().as_raw(), root: uid == 0, maps }
     }
 
-    pub(crate) fn is_root(self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.root
     }
 
-    /// Whether a new file would belong to somebody else than it should, and that can be changed.
-    pub(crate) fn differs(self, uid: u32, gid: u32) -> bool {
-        self.root && (uid != self.uid || gid != self.gid)
+    /// Whom a new file has to be given to, if it is not the caller.
+    fn heir(&self, meta: &Metadata) -> Option<(u32, u32)> {
+        let owner = match &self.maps {
+            None => (meta.uid, meta.gid),
+            // As in a user namespace without that id: the caller keeps the file.
+            Some(maps) => (
+                maps.uid_to_outside(meta.uid).unwrap_or(self.uid),
+                maps.gid_to_outside(meta.gid).unwrap_or(self.gid),
+            ),
+        };
+        ((self.root || self.maps.is_some()) && owner != (self.uid, self.gid)).then_some(owner)
+    }
+
+    /// Whether an entry's metadata takes more rights than the caller has, and a hand has them.
+    pub(crate) fn beyond_caller(&self, meta: &Metadata) -> bool {
+        let of_ids =
+            |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"security.") || name.starts_with(b"system.");
+        self.maps.is_some() && (self.heir(meta).is_some() || meta.xattrs.iter().any(of_ids))
+    }
+
+    /// The owner that an entry of an image has, of a file on the disk; `truth` is what the index says of it.
+    pub(crate) fn of_file(&self, uid: u32, gid: u32, truth: Option<(u32, u32)>) -> (u32, u32) {
+        let Some(maps) = &self.maps else {
+            // An ordinary user owns all files; who owns them in truth is in the index, and what is new is root's.
+            return if self.root { (uid, gid) } else { truth.unwrap_or((0, 0)) };
+        };
+        /// What the kernel shows for ids that are not mapped.
+        const NOBODY: u32 = 65534;
+        // What could not be mapped stayed the caller's.
+        let uid = match truth {
+            Some((truth, _)) if uid == self.uid && maps.uid_to_outside(truth).is_none() => truth,
+            _ => maps.uid_to_inside(uid).unwrap_or(NOBODY),
+        };
+        let gid = match truth {
+            Some((_, truth)) if gid == self.gid && maps.gid_to_outside(truth).is_none() => truth,
+            _ => maps.gid_to_inside(gid).unwrap_or(NOBODY),
+        };
+        (uid, gid)
+    }
+
+    /// An attribute of an image as it has to be on the disk; `None` when it cannot be said there.
+    fn to_attribute(&self, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        match &self.maps {
+            Some(maps) => owners::to_disk(maps, name, value),
+            None => Some(value.to_vec()),
+        }
+    }
+
+    /// An attribute on the disk as an image has it.
+    pub(crate) fn of_attribute(&self, name: &[u8], value: Vec<u8>) -> Vec<u8> {
+        match &self.maps {
+            Some(maps) => owners::from_disk(maps, name, value),
+            None => value,
+        }
+    }
+
+    /// Whether attributes of this name can be put on files.
+    pub(crate) fn stores(&self, name: &[u8]) -> bool {
+        let mapped = name == b"security.capability" || name.starts_with(b"system.posix_acl_");
+        self.root || name.starts_with(b"user.") || self.maps.is_some() && mapped
     }
 }
 
@@ -51,16 +119,14 @@ pub(crate) struct Metadata {
 pub(crate) fn finish_file(
     file: BorrowedFd<'_>,
     meta: &Metadata,
-    owners: Ownership,
+    owners: &Ownership,
     exact_mode: bool,
 ) -> rustix::io::Result<()> {
-    let chown = owners.differs(meta.uid, meta.gid);
-    if chown {
-        tolerate_unmapped(rustix::fs::fchown(
-            file,
-            Some(Uid::from_raw(meta.uid)),
-            Some(Gid::from_raw(meta.gid)),
-        ))?;
+    if owners.beyond_caller(meta) {
+        return finish_by_hand(file, None, meta, owners);
+    }
+    if let Some((uid, gid)) = owners.heir(meta) {
+        tolerate_unmapped(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
     }
     // Changing the owner and writing clear set-id bits.
     if !exact_mode || meta.mode & 0o6000 != 0 {
@@ -78,14 +144,59 @@ pub(crate) fn finish_named(
     dir: BorrowedFd<'_>,
     name: &[u8],
     meta: &Metadata,
-    owners: Ownership,
+    owners: &Ownership,
 ) -> rustix::io::Result<()> {
-    if owners.differs(meta.uid, meta.gid) {
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    if owners.beyond_caller(meta) {
+        return finish_by_hand(dir, Some(name), meta, owners);
+    }
+    if let Some((uid, gid)) = owners.heir(meta) {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         tolerate_unmapped(rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
     }
     set_xattrs_named(dir, name, &meta.xattrs)?;
     rustix::fs::utimensat(dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// All metadata of what is given to a subordinate id, and so is not the caller's any more: of an open file or directory, or
+/// of a name below an open directory, whose mode has been given at creation.
+fn finish_by_hand(
+    file: BorrowedFd<'_>,
+    name: Option<&[u8]>,
+    meta: &Metadata,
+    owners: &Ownership,
+) -> rustix::io::Result<()> {
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
+    let path = text(&through_proc(file, name.unwrap_or_default()))?;
+    let name = name.map(text).transpose()?;
+    let mut attributes = Vec::new();
+    for (key, value) in &meta.xattrs {
+        // What cannot be said on the disk is in the index.
+        if let Some(value) = owners.to_attribute(key, value) {
+            attributes.push((text(key)?, value));
+        }
+    }
+    let times = timespecs(&times(meta.mtime));
+    let mut calls = Vec::new();
+    if let Some((uid, gid)) = owners.heir(meta) {
+        calls.push(Call::chown(file, name.as_deref(), uid, gid));
+    }
+    if name.is_none() {
+        calls.push(Call::fchmod(file, Mode::from_raw_mode(u32::from(meta.mode))));
+    }
+    let first = calls.len();
+    calls.extend(attributes.iter().map(|(key, value)| match &name {
+        None => Call::fsetxattr(file, key, value),
+        Some(_) => Call::lsetxattr(&path, key, value),
+    }));
+    let last = calls.len();
+    calls.push(Call::utimens(file, name.as_deref(), &times));
+    if !reach::perform(&mut calls) {
+        return Err(Errno::PERM);
+    }
+    calls.iter().enumerate().try_for_each(|(index, call)| {
+        let answer = call.answer().map(drop);
+        if (first..last).contains(&index) { tolerate_unsupported(answer) } else { answer }
+    })
 }
 
 pub(crate) fn set_xattrs_named(
@@ -111,7 +222,7 @@ pub(crate) fn chmod_directory(dir: BorrowedFd<'_>, name: &[u8], mode: u16) -> ru
 
 pub(crate) fn open_directory(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
+    reach::openat(dir, name, flags, Mode::empty())
 }
 
 /// Opens a file or directory for reading, even if its mode locks its owner out. Somebody may swap it meanwhile, a
@@ -122,14 +233,18 @@ pub(crate) fn open_for_reading(
     mode: Mode,
     kind: FileType,
 ) -> rustix::io::Result<OwnedFd> {
-    let node =
-        rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&node)?.st_mode) != kind {
+    let node = reach::node(dir, name)?;
+    let info = rustix::fs::fstat(&node)?;
+    if FileType::from_raw_mode(info.st_mode) != kind {
         return Err(Errno::STALE);
     }
     let path = through_proc(node.as_fd(), b"");
     let path = &path[..path.len() - 1];
-    let open = || rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if info.st_uid != rustix::process::geteuid().as_raw() {
+        return reach::openat(rustix::fs::CWD, path, flags, Mode::empty());
+    }
+    let open = || rustix::fs::open(path, flags, Mode::empty());
     match open() {
         Err(Errno::ACCESS) => {}
         other => return other,

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use crate::owners::reach::{self, Reach};
 use crate::{Error, Result};
 
 use super::metadata::{Ownership, failed};
@@ -18,8 +19,14 @@ use super::writers::Writers;
 
 /// Moves the content of the layer `tree`, staged in `from`, over what is in `onto`. Afterwards only rubbish is left in
 /// `from`.
-pub(crate) fn lay_onto(tree: &mut Tree, from: OwnedFd, onto: OwnedFd, umask_is_zero: bool) -> Result<()> {
-    let owners = Ownership::of_process();
+pub(crate) fn lay_onto(
+    tree: &mut Tree,
+    from: OwnedFd,
+    onto: OwnedFd,
+    owners: &Ownership,
+    umask_is_zero: bool,
+) -> Result<()> {
+    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     let mut from = Directory::new(from, &writers, owners, umask_is_zero);
     let mut onto = Directory::new(onto, &writers, owners, umask_is_zero);
@@ -43,9 +50,9 @@ pub(crate) fn lay_onto(tree: &mut Tree, from: OwnedFd, onto: OwnedFd, umask_is_z
             NodeKind::Directory => {
                 let moved = if tree.node(id).has(flags::MADE) {
                     let source = from.directory(tree, parent)?;
-                    rustix::fs::renameat(&source, &name[..], &to, &name[..])
+                    reach::renameat(&source, &name, &to, &name)
                 } else {
-                    rustix::fs::mkdirat(&to, &name[..], Mode::RWXU)
+                    reach::mkdirat(&to, &name, Mode::RWXU)
                 };
                 let node = tree.node_mut(id);
                 node.flags |= flags::MADE | flags::STALE;
@@ -60,9 +67,9 @@ pub(crate) fn lay_onto(tree: &mut Tree, from: OwnedFd, onto: OwnedFd, umask_is_z
             }
             _ => {
                 let source = from.directory(tree, parent)?;
-                let moved = match rustix::fs::renameat(&source, &name[..], &to, &name[..]) {
+                let moved = match reach::renameat(&source, &name, &to, &name) {
                     Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_at(to.as_fd(), &name)
-                        .and_then(|()| rustix::fs::renameat(&source, &name[..], &to, &name[..])),
+                        .and_then(|()| reach::renameat(&source, &name, &to, &name)),
                     other => other,
                 };
                 moved.map_err(fail("rename", tree, id))?;

@@ -6,11 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Result;
 use crate::decode::Ahead;
+use crate::owners::reach;
 use crate::tar::{Extent, Reader};
 
 use super::merge::Merged;
@@ -55,7 +56,7 @@ pub(crate) struct Directory<'a> {
     /// Most recently used last.
     open: Vec<(NodeId, Arc<OwnedFd>)>,
     writers: &'a Writers,
-    owners: Ownership,
+    owners: &'a Ownership,
     umask_is_zero: bool,
     /// Hard links wait until the files are there: target, new name.
     links: Vec<(NodeId, NodeId)>,
@@ -68,7 +69,7 @@ impl<'a> Directory<'a> {
     pub(crate) fn new(
         root: OwnedFd,
         writers: &'a Writers,
-        owners: Ownership,
+        owners: &'a Ownership,
         umask_is_zero: bool,
     ) -> Directory<'a> {
         Directory {
@@ -108,7 +109,7 @@ impl<'a> Directory<'a> {
         for &id in way.iter().rev() {
             self.make(tree, id, dir.as_fd())?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&dir, tree.name(id), flags, Mode::empty())
+            let opened = reach::openat(&dir, tree.name(id), flags, Mode::empty())
                 .map_err(|e| failed("open", &tree.path(id))(e))?;
             dir = Arc::new(opened);
             if self.open.len() == OPEN_DIRECTORIES {
@@ -128,7 +129,7 @@ impl<'a> Directory<'a> {
         // mkdir ignores set-id bits, and without privileges a directory must stay writable for now.
         let final_mode = node.mode;
         let mode = if self.owners.is_root() { final_mode & 0o1777 } else { final_mode & 0o1777 | 0o700 };
-        rustix::fs::mkdirat(parent, tree.name(id), Mode::from_raw_mode(u32::from(mode)))
+        reach::mkdirat(parent, tree.name(id), Mode::from_raw_mode(u32::from(mode)))
             .map_err(|e| failed("mkdir", &tree.path(id))(e))?;
         let node = tree.node_mut(id);
         node.flags |= flags::MADE;
@@ -154,7 +155,7 @@ impl<'a> Directory<'a> {
         let dir_of = |tree: &Tree, id| tree.parent(id).unwrap_or(NodeId::ROOT);
         let (from, to) = (dir_of(tree, target), dir_of(tree, node));
         let (from, to) = (self.directory(tree, from)?, self.directory(tree, to)?);
-        rustix::fs::linkat(&from, tree.name(target), &to, tree.name(node), AtFlags::empty())
+        reach::linkat(&from, tree.name(target), &to, tree.name(node))
             .map_err(|e| failed("link", &tree.path(node))(e))
     }
 
@@ -173,7 +174,7 @@ impl<'a> Directory<'a> {
                 (Visit::Enter(_), NodeKind::Whiteout) if markers != Markers::None => {
                     let dir = self.directory(tree, parent)?;
                     let name = tree.name(id);
-                    rustix::fs::mknodat(&dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+                    reach::mknodat(&dir, name, FileType::CharacterDevice, Mode::empty(), 0)
                         .map_err(|e| failed("make whiteout", &tree.path(id))(e))?;
                 }
                 (Visit::Leave(_), _) => {
@@ -199,9 +200,15 @@ impl<'a> Directory<'a> {
             && let Some(attribute) = markers.opaque()
         {
             let path = metadata::through_proc(dir, name);
-            rustix::fs::lsetxattr(&path[..], attribute, b"y", XattrFlags::empty())?;
+            reach::lsetxattr(&path, attribute.as_bytes(), b"y")?;
         }
-        metadata::finish_named(dir, name, &metadata_of(tree, id), self.owners)?;
+        let meta = metadata_of(tree, id);
+        if self.owners.beyond_caller(&meta) {
+            // Its mode too, which takes an open descriptor as long as there is a right to one.
+            let opened = metadata::open_directory(dir, name)?;
+            return metadata::finish_file(opened.as_fd(), &meta, self.owners, false);
+        }
+        metadata::finish_named(dir, name, &meta, self.owners)?;
         if node.has(flags::STALE) {
             // Neither changes the times.
             metadata::chmod_directory(dir, name, node.mode)?;
@@ -210,10 +217,9 @@ impl<'a> Directory<'a> {
     }
 
     /// Sets the metadata of the root, the very last thing: an ordinary user may be locked out by it.
-    pub(crate) fn complete_root(tree: &Tree, root: OwnedFd) -> Result<()> {
+    pub(crate) fn complete_root(tree: &Tree, root: OwnedFd, owners: &Ownership) -> Result<()> {
         let meta = metadata_of(tree, NodeId::ROOT);
-        metadata::finish_file(root.as_fd(), &meta, Ownership::of_process(), false)
-            .map_err(failed("set metadata of", b"/"))
+        metadata::finish_file(root.as_fd(), &meta, owners, false).map_err(failed("set metadata of", b"/"))
     }
 
     /// Writes a file that comes in pieces, in this thread.
@@ -298,7 +304,7 @@ impl Sink for Directory<'_> {
             let from = tree.parent(id).unwrap_or(NodeId::ROOT);
             let (from, to) = (self.directory(tree, from)?, self.directory(tree, parent)?);
             let name = tree.name(id);
-            rustix::fs::renameat(&from, name, &to, name).map_err(|e| failed("rename", &tree.path(id))(e))?;
+            reach::renameat(&from, name, &to, name).map_err(|e| failed("rename", &tree.path(id))(e))?;
         }
         tree.relocate(id, parent);
         Ok(())
@@ -312,7 +318,7 @@ impl Sink for Directory<'_> {
         let (from, name) = below.open_parent(source)?;
         // Snapshots never change, so they may share the inode.
         let linked = match self.share {
-            true => rustix::fs::linkat(&from, name, &dir, tree.name(id), AtFlags::empty()),
+            true => reach::linkat(&from, name, &dir, tree.name(id)),
             false => Err(Errno::XDEV),
         };
         match linked {
@@ -376,7 +382,7 @@ pub(crate) fn make_special(
     tree: &Tree,
     id: NodeId,
     dir: BorrowedFd<'_>,
-    owners: Ownership,
+    owners: &Ownership,
     umask_is_zero: bool,
 ) -> Result<()> {
     let (node, name) = (tree.node(id), tree.name(id));
@@ -384,8 +390,7 @@ pub(crate) fn make_special(
     let mode = Mode::from_raw_mode(u32::from(node.mode));
     let (kind, device) = match node.kind {
         NodeKind::Symlink => {
-            rustix::fs::symlinkat(tree.target(id), dir, name)
-                .map_err(|e| failed("symlink", &tree.path(id))(e))?;
+            reach::symlinkat(tree.target(id), dir, name).map_err(|e| failed("symlink", &tree.path(id))(e))?;
             return metadata::finish_named(dir, name, &meta, owners)
                 .map_err(|e| failed("set metadata of", &tree.path(id))(e));
         }
@@ -393,7 +398,7 @@ pub(crate) fn make_special(
         NodeKind::Block => (FileType::BlockDevice, node.device()),
         _ => (FileType::Fifo, (0, 0)),
     };
-    match rustix::fs::mknodat(dir, name, kind, mode, rustix::fs::makedev(device.0, device.1)) {
+    match reach::mknodat(dir, name, kind, mode, rustix::fs::makedev(device.0, device.1)) {
         Err(Errno::PERM) if kind != FileType::Fifo => {
             let file = create_file(dir, name, node.mode).map_err(|e| failed("create", &tree.path(id))(e))?;
             return metadata::finish_file(file.as_fd(), &meta, owners, umask_is_zero)
@@ -407,10 +412,9 @@ pub(crate) fn make_special(
             return Ok(());
         }
         // A node must not be opened for this; its path descriptor does.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        let opened = reach::node(dir, name)?;
         let path = metadata::through_proc(opened.as_fd(), b"");
-        rustix::fs::chmod(&path[..path.len() - 1], mode)
+        reach::chmod(&path[..path.len() - 1], mode)
     };
     finish().map_err(|e| failed("set metadata of", &tree.path(id))(e))
 }

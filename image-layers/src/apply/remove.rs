@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
 use crate::Error;
+use crate::owners::reach::{self, Reach};
 
 use super::metadata::open_directory;
 
@@ -14,6 +15,7 @@ use super::metadata::open_directory;
 pub(crate) fn remove_tree(path: &Path) -> crate::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Some(name) = path.file_name() else { return Ok(()) };
+    let _reach = Reach::keep();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let removed = rustix::fs::open(parent, flags, Mode::empty())
         .and_then(|dir| remove_at(dir.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)));
@@ -25,11 +27,11 @@ pub(crate) fn remove_tree(path: &Path) -> crate::Result<()> {
 
 /// Removes an entry of an open directory with all below it.
 pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+    match reach::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         other => return other,
     }
-    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+    match reach::unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
         other => return other,
     }
@@ -42,8 +44,8 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         for entry in entries(&top)? {
             let (entry, kind) = entry?;
             if kind != FileType::Directory {
-                rustix::fs::unlinkat(&top, &entry[..], AtFlags::empty())?;
-            } else if rustix::fs::unlinkat(&top, &entry[..], AtFlags::REMOVEDIR).is_err() {
+                reach::unlinkat(&top, &entry, AtFlags::empty())?;
+            } else if reach::unlinkat(&top, &entry, AtFlags::REMOVEDIR).is_err() {
                 inner = Some(entry);
                 break;
             }
@@ -53,23 +55,23 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         for entry in entries(&opened)? {
             let (entry, kind) = entry?;
             if kind != FileType::Directory {
-                rustix::fs::unlinkat(&opened, &entry[..], AtFlags::empty())?;
-            } else if rustix::fs::unlinkat(&opened, &entry[..], AtFlags::REMOVEDIR).is_err() {
+                reach::unlinkat(&opened, &entry, AtFlags::empty())?;
+            } else if reach::unlinkat(&opened, &entry, AtFlags::REMOVEDIR).is_err() {
                 // Renaming a directory needs write permission on it, for its `..`.
                 drop(accessible(opened.as_fd(), &entry)?);
                 loop {
                     let name = format!(".removed-{hoisted}");
                     hoisted += 1;
-                    match rustix::fs::renameat(&opened, &entry[..], &top, name.as_str()) {
+                    match reach::renameat(&opened, &entry, &top, name.as_bytes()) {
                         Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => {}
                         other => break other?,
                     }
                 }
             }
         }
-        rustix::fs::unlinkat(&top, &inner[..], AtFlags::REMOVEDIR)?;
+        reach::unlinkat(&top, &inner, AtFlags::REMOVEDIR)?;
     }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+    reach::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
 /// Opens a directory for emptying it, even if its mode locks its owner out.
@@ -78,20 +80,25 @@ fn accessible(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     open_directory(dir, name)
 }
 
-/// Lets an ordinary user into a directory of his own, whatever its mode says; root needs nothing.
+/// Lets an ordinary user into a directory of his own, whatever its mode says; root needs nothing, and of others' there is
+/// more to be had than the mode says.
 pub(crate) fn make_accessible(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    if rustix::process::geteuid().is_root() {
+    let own = rustix::process::geteuid();
+    if own.is_root() {
         return Ok(());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let opened = reach::openat(dir, name, flags, Mode::empty())?;
+    if rustix::fs::fstat(&opened)?.st_uid != own.as_raw() {
+        return Ok(());
+    }
     let path = super::metadata::through_proc(opened.as_fd(), b"");
     rustix::fs::chmod(&path[..path.len() - 1], Mode::RWXU)
 }
 
 /// Names and kinds, without `.` and `..`.
 fn entries(dir: &OwnedFd) -> Result<impl Iterator<Item = Result<(Vec<u8>, FileType)>>> {
-    let listed = Dir::read_from(dir)?;
+    let listed = reach::entries(dir.as_fd())?;
     let dir = dir.try_clone().map_err(|_| Errno::MFILE)?;
     Ok(listed.filter_map(move |entry| {
         let entry = match entry {
@@ -103,7 +110,7 @@ fn entries(dir: &OwnedFd) -> Result<impl Iterator<Item = Result<(Vec<u8>, FileTy
             return None;
         }
         let kind = match entry.file_type() {
-            FileType::Unknown => match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            FileType::Unknown => match reach::statat(&dir, name) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(error) => return Some(Err(error)),
             },

@@ -25,7 +25,7 @@ pub(crate) struct FileJob {
 }
 
 impl FileJob {
-    pub(crate) fn run(&self, owners: Ownership, umask_is_zero: bool) -> Result<()> {
+    pub(crate) fn run(&self, owners: &Ownership, umask_is_zero: bool) -> Result<()> {
         let file =
             create_file(&self.dir, &self.name, self.meta.mode).map_err(failed("create", &self.name))?;
         for piece in &self.body {
@@ -39,7 +39,7 @@ impl FileJob {
 /// Opens a file that is not there yet, with its final mode; nothing that exists is ever opened.
 pub(crate) fn create_file(dir: impl AsFd, name: &[u8], mode: u16) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(u32::from(mode)))
+    crate::owners::reach::openat(dir, name, flags, Mode::from_raw_mode(u32::from(mode)))
 }
 
 pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
@@ -80,7 +80,8 @@ struct State {
 }
 
 impl Writers {
-    pub(crate) fn new(threads: usize, owners: Ownership) -> Writers {
+    pub(crate) fn new(threads: usize, owners: &Ownership) -> Writers {
+        let owners = owners.clone();
         Writers { state: Mutex::default(), work: Condvar::new(), idle: Condvar::new(), threads, owners }
     }
 
@@ -117,7 +118,7 @@ impl Writers {
                 return Ok(());
             }
         }
-        job.run(self.owners, umask_is_zero)
+        job.run(&self.owners, umask_is_zero)
     }
 
     /// Waits until every file that was submitted is on disk.
@@ -137,7 +138,7 @@ impl Writers {
             if let Some(job) = state.queue.pop_front() {
                 state.busy += 1;
                 drop(state);
-                let result = job.run(self.owners, umask_is_zero);
+                let result = job.run(&self.owners, umask_is_zero);
                 drop(job);
                 state = self.lock();
                 state.busy -= 1;

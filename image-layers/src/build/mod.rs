@@ -302,7 +302,7 @@ fn object(value: &Value) -> Map<String, Value> {
 }
 
 fn changes(container: &WritableLayer, out: &mut dyn Write) -> Result<()> {
-    let snapshotter = snapshot::snapshotter(container.store.backend());
+    let snapshotter = snapshot::snapshotter(container.store.backend(), container.store.owners());
     snapshotter.diff(&container.chain(), &container.data(), out).map(|_| ())
 }
 

@@ -1,17 +1,18 @@
 //! One entry of a directory on disk, as a layer tells it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, Stat};
+use rustix::fs::{FileType, Mode, Stat};
 use rustix::io::{Errno, Result};
 
 use crate::apply::metadata::{open_for_reading, through_proc};
+use crate::owners::reach;
 use crate::tar::{Timestamp, Xattrs};
 
 /// Names in an open directory, sorted, without `.` and `..`.
 pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
+    for entry in reach::entries(dir.as_fd())? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if !matches!(name, b"." | b"..") {
@@ -23,7 +24,7 @@ pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
 }
 
 pub(super) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    reach::statat(dir, name)
 }
 
 pub(super) fn kind(stat: &Stat) -> FileType {
@@ -50,13 +51,13 @@ pub(super) fn is_of_host(key: &[u8]) -> bool {
 /// All extended attributes but those of the host, sorted.
 pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Xattrs> {
     let path = through_proc(dir, name);
-    let list = match grow(|buffer| rustix::fs::llistxattr(&path[..], buffer)) {
+    let list = match grow(|buffer| reach::llistxattr(&path, buffer)) {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         other => other?,
     };
     let mut all = Vec::new();
     for key in list.split(|&b| b == 0).filter(|key| !key.is_empty() && !is_of_host(key)) {
-        match grow(|buffer| rustix::fs::lgetxattr(&path[..], key, buffer)) {
+        match grow(|buffer| reach::lgetxattr(&path, key, buffer)) {
             Ok(value) => all.push((key.to_vec(), value)),
             // Not for us to see, or gone again.
             Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
@@ -83,5 +84,5 @@ fn grow(mut call: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
 }
 
 pub(super) fn readlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
-    Ok(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes())
+    reach::readlinkat(dir, name)
 }

@@ -15,8 +15,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use crate::apply::merge::Merged;
+use crate::apply::metadata::Ownership;
 use crate::apply::place::Markers;
 use crate::apply::tree::NodeId;
+use crate::owners::reach::Reach;
 use crate::tar::{Timestamp, Writer};
 use crate::{Error, Result};
 
@@ -48,11 +50,13 @@ pub(crate) type Content<'a> = &'a dyn Fn(NodeId) -> Result<Box<dyn Read>>;
 pub(crate) fn diff(
     root: OwnedFd,
     form: Form,
+    owners: &Ownership,
     below: &Merged,
     content: Content<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffStats> {
-    let mut walker = walk::Walker::new(form, below, content, Writer::new(out));
+    let _reach = Reach::keep();
+    let mut walker = walk::Walker::new(form, owners, below, content, Writer::new(out));
     walker.run(root)?;
     walker.finish()
 }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
 
 use crate::apply::metadata::{open_directory, through_proc};
 use crate::apply::tree::NodeId;
+use crate::owners::reach;
 use crate::tar::Entry;
 
 /// A directory that is being walked over.
@@ -87,8 +88,7 @@ impl Stack {
             parent.dir = Some(Rc::new(opened));
         }
         if let Some((name, mode)) = frame.restore {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let node = rustix::fs::openat(parent.dir()?, &name[..], flags, Mode::empty())?;
+            let node = reach::node(parent.dir()?, &name)?;
             let path = through_proc(node.as_fd(), b"");
             rustix::fs::chmod(&path[..path.len() - 1], mode)?;
         }

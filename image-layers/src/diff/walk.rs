@@ -32,7 +32,7 @@ pub(super) struct Walker<'a> {
     path: Vec<u8>,
     /// First name of each inode that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
-    owners: Ownership,
+    owners: &'a Ownership,
     buffer: Vec<u8>,
 }
 
@@ -48,6 +48,7 @@ struct OverlayState {
 impl<'a> Walker<'a> {
     pub(super) fn new(
         form: Form,
+        owners: &'a Ownership,
         merged: &'a Merged,
         content: Content<'a>,
         out: Writer<&'a mut dyn Write>,
@@ -61,7 +62,7 @@ impl<'a> Walker<'a> {
             stack: Stack::default(),
             path: Vec::new(),
             links: HashMap::new(),
-            owners: Ownership::of_process(),
+            owners,
             buffer: vec![0; 64 << 10],
         }
     }
@@ -258,7 +259,9 @@ impl<'a> Walker<'a> {
         }
         let opened = open(parent.as_fd(), name, info).map_err(|e| self.fail("open", e))?;
         let mode = Mode::from_raw_mode(info.st_mode);
-        let locked = !self.owners.is_root() && !mode.contains(Mode::RWXU);
+        let locked = info.st_uid == rustix::process::geteuid().as_raw()
+            && !self.owners.is_root()
+            && !mode.contains(Mode::RWXU);
         let restore = locked.then(|| (name.to_vec(), mode));
         self.enter(opened, |frame| {
             (frame.below, frame.moved, frame.pending, frame.restore) = (shows, moved, pending, restore);
@@ -349,12 +352,8 @@ impl<'a> Walker<'a> {
     }
 
     fn describe(&self, info: &Stat, attributes: Xattrs, below: Option<NodeId>, kind: Kind) -> Entry {
-        // An ordinary user owns all files; who owns them in truth is in the index, and what is new is root's.
-        let (uid, gid) = match below {
-            _ if self.owners.is_root() => (info.st_uid, info.st_gid),
-            Some(below) => (self.merged.tree.node(below).uid, self.merged.tree.node(below).gid),
-            None => (0, 0),
-        };
+        let truth = below.map(|below| self.merged.tree.node(below)).map(|node| (node.uid, node.gid));
+        let (uid, gid) = self.owners.of_file(info.st_uid, info.st_gid, truth);
         Entry {
             name: self.path.clone(),
             kind,
@@ -363,7 +362,13 @@ impl<'a> Walker<'a> {
             gid,
             mtime: mtime(info),
             size: 0,
-            xattrs: without_overlay(attributes),
+            xattrs: without_overlay(attributes)
+                .into_iter()
+                .map(|(name, value)| {
+                    let value = self.owners.of_attribute(&name, value);
+                    (name, value)
+                })
+                .collect(),
             sparse: None,
         }
     }
@@ -418,11 +423,8 @@ impl<'a> Walker<'a> {
         attributes.retain(|(key, _)| !is_of_host(key));
         attributes.sort_unstable();
         // Without privileges not all attributes could be set.
-        let comparable =
-            self.owners.is_root() || entry.xattrs.iter().all(|(key, _)| key.starts_with(b"user."));
-        if !self.owners.is_root() {
-            attributes.retain(|(key, _)| key.starts_with(b"user."));
-        }
+        let comparable = entry.xattrs.iter().all(|(key, _)| self.owners.stores(key));
+        attributes.retain(|(key, _)| self.owners.stores(key));
         (same || entry.kind_is_symlink() && entry.mtime == node.mtime())
             && (entry.uid, entry.gid) == (node.uid, node.gid)
             && comparable

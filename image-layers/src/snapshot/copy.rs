@@ -16,6 +16,7 @@ use crate::apply::stage::Sink;
 use crate::apply::tree::{NodeId, NodeKind, Tree, Visit, Walk, flags};
 use crate::apply::writers::Writers;
 use crate::diff::{Form, diff};
+use crate::owners::reach::Reach;
 use crate::tar::Timestamp;
 use crate::{Error, Result, RootfsMount};
 
@@ -25,7 +26,9 @@ use super::unpack::in_our_thread;
 use super::{Blob, DiffStats, Snapshotter, remove_tree};
 
 #[derive(Debug)]
-pub(super) struct Copy;
+pub(super) struct Copy {
+    pub(super) owners: Ownership,
+}
 
 /// Name of the content inside a snapshot, and of a container's copy.
 const CONTENT: &str = "fs";
@@ -39,21 +42,22 @@ impl Snapshotter for Copy {
     }
 
     fn stage(&self, blob: Blob<'_>, scratch: &Path) -> Result<Tree> {
-        stage_directory(blob, &scratch.join(CONTENT))
+        stage_directory(blob, &scratch.join(CONTENT), &self.owners)
     }
 
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, umask_is_zero: bool) -> Result<()> {
         let content = scratch.join(CONTENT);
+        let owners = &self.owners;
         if below.is_empty() || tree.node(NodeId::ROOT).has(flags::OPAQUE) {
-            return settle_directory(tree, below, &content, Markers::None, umask_is_zero);
+            return settle_directory(tree, below, &content, Markers::None, owners, umask_is_zero);
         }
         let layer = scratch.join("layer");
         std::fs::rename(&content, &layer).map_err(Error::io("rename", &content))?;
-        settle_layer(tree, below, &layer, umask_is_zero)?;
+        settle_layer(tree, below, &layer, owners, umask_is_zero)?;
         new_root(&content)?;
-        populate(below, &content, true, umask_is_zero)?;
-        lay_onto(tree, open(&layer)?, open(&content)?, umask_is_zero)?;
-        Directory::complete_root(tree, open(&content)?)?;
+        populate(below, &content, true, owners, umask_is_zero)?;
+        lay_onto(tree, open(&layer)?, open(&content)?, owners, umask_is_zero)?;
+        Directory::complete_root(tree, open(&content)?, owners)?;
         remove_tree(&layer)
     }
 
@@ -62,8 +66,8 @@ impl Snapshotter for Copy {
         let copy = writable.join(CONTENT);
         new_root(&copy)?;
         in_our_thread(|umask_is_zero| {
-            populate(&below, &copy, false, umask_is_zero)?;
-            Directory::complete_root(&below.tree, open(&copy)?)
+            populate(&below, &copy, false, &self.owners, umask_is_zero)?;
+            Directory::complete_root(&below.tree, open(&copy)?, &self.owners)
         })?;
         let copied = writable.join(COPIED);
         std::fs::File::create_new(&copied).map_err(Error::io("create", &copied))?;
@@ -85,15 +89,15 @@ impl Snapshotter for Copy {
         let info = rustix::fs::stat(&copied).map_err(Error::io("stat", &copied))?;
         let since = Timestamp { secs: info.st_ctime, nanos: info.st_ctime_nsec as u32 };
         let content = |id| open_content(&below, id);
-        diff(open(&writable.join(CONTENT))?, Form::Copy(since), &below, &content, out)
+        diff(open(&writable.join(CONTENT))?, Form::Copy(since), &self.owners, &below, &content, out)
     }
 }
 
 /// Fills an empty directory with all that is visible in `view`; `share` lets both have the same inodes, which then must
 /// never be changed.
-fn populate(view: &Merged, dir: &Path, share: bool, umask_is_zero: bool) -> Result<()> {
+fn populate(view: &Merged, dir: &Path, share: bool, owners: &Ownership, umask_is_zero: bool) -> Result<()> {
     let mut tree = view.tree.clone();
-    let owners = Ownership::of_process();
+    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     let mut sink = Directory::new(open(dir)?, &writers, owners, umask_is_zero);
     sink.share(share);

@@ -16,6 +16,8 @@ use crate::apply::stage::stage;
 use crate::apply::tree::{NodeId, Tree, flags};
 use crate::apply::writers::Writers;
 use crate::decode::run_ahead;
+use crate::owners::Owners;
+use crate::owners::reach::Reach;
 use crate::tar::Reader;
 use crate::{Digest, Error, Result};
 
@@ -61,27 +63,29 @@ fn unpack_within(jobs: &mut Vec<LayerJob>, target: &Path, staging: &Path) -> Res
         mkdir(&job.scratch)?;
     }
     let controls: Vec<_> = jobs.iter().map(|job| job.control.clone()).collect();
+    // A directory for anybody's use: an ordinary user could not even remove what others own.
+    let owners = Ownership::new(&Owners::Plain);
     if jobs.is_empty() {
         // An image without layers is an empty root.
         remove_tree(staging)?;
-        return Directory::complete_root(&Tree::new(), open(target)?);
+        return Directory::complete_root(&Tree::new(), open(target)?, &owners);
     }
     let mut merged = Merged::new();
-    let stage = |blob: Blob<'_>, scratch: &Path| stage_directory(blob, &scratch.join("fs"));
+    let stage = |blob: Blob<'_>, scratch: &Path| stage_directory(blob, &scratch.join("fs"), &owners);
     stage_all(&stage, std::mem::take(jobs), |number, mut tree| {
         let scratch = staging.join(number.to_string());
         let last = number + 1 == controls.len();
         in_our_thread(|umask_is_zero| {
             let layer = scratch.join("fs");
-            settle_layer(&mut tree, &merged, &layer, umask_is_zero)?;
+            settle_layer(&mut tree, &merged, &layer, &owners, umask_is_zero)?;
             if tree.node(NodeId::ROOT).has(flags::HIDES) {
                 empty(target, Some(STAGING))?;
             }
-            lay_onto(&mut tree, open(&layer)?, open(target)?, umask_is_zero)?;
+            lay_onto(&mut tree, open(&layer)?, open(target)?, &owners, umask_is_zero)?;
             remove_tree(&scratch)?;
             if last {
                 remove_tree(staging)?;
-                Directory::complete_root(&tree, open(target)?)?;
+                Directory::complete_root(&tree, open(target)?, &owners)?;
             }
             Ok(())
         })?;
@@ -111,10 +115,10 @@ pub(super) fn open(dir: &Path) -> Result<OwnedFd> {
 }
 
 /// Reads a layer into a new directory.
-pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path) -> Result<Tree> {
+pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path, owners: &Ownership) -> Result<Tree> {
     let Blob { reader, diff_id, control, writers, umask_is_zero } = blob;
     let root = new_root(dir)?;
-    let owners = Ownership::of_process();
+    let _reach = Reach::keep();
     let writers = Writers::new(writers, owners);
     let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
         writers.run(|| {
@@ -132,19 +136,26 @@ pub(super) fn settle_directory(
     below: &Merged,
     dir: &Path,
     markers: Markers,
+    owners: &Ownership,
     umask_is_zero: bool,
 ) -> Result<()> {
-    let owners = Ownership::of_process();
+    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     let mut sink = Directory::new(open(dir)?, &writers, owners, umask_is_zero);
     settle(tree, below, &mut sink)?;
     sink.complete(tree, markers)?;
-    Directory::complete_root(tree, open(dir)?)
+    Directory::complete_root(tree, open(dir)?, owners)
 }
 
 /// Settles without the final touch, for a layer that moves on.
-pub(super) fn settle_layer(tree: &mut Tree, below: &Merged, dir: &Path, umask_is_zero: bool) -> Result<()> {
-    let owners = Ownership::of_process();
+pub(super) fn settle_layer(
+    tree: &mut Tree,
+    below: &Merged,
+    dir: &Path,
+    owners: &Ownership,
+    umask_is_zero: bool,
+) -> Result<()> {
+    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     settle(tree, below, &mut Directory::new(open(dir)?, &writers, owners, umask_is_zero))
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::apply::merge::Merged;
+use crate::apply::metadata::Ownership;
 use crate::apply::settle::settle;
 use crate::apply::stage::{Sink, stage};
 use crate::apply::tree::{NodeId, NodeKind, Tree, flags};
@@ -27,8 +28,11 @@ use super::directory::{check_diff_id, open};
 use super::overlay::{lower, markers, mount, no_layers, prepare_upper};
 use super::{Blob, DiffStats, Snapshotter};
 
+/// In the image files have the owners that the layer says; what containers write is like any other upper directory.
 #[derive(Debug)]
-pub(super) struct Erofs;
+pub(super) struct Erofs {
+    pub(super) owners: Ownership,
+}
 
 /// Name of the content inside a snapshot.
 const CONTENT: &str = "layer.erofs";
@@ -64,7 +68,7 @@ impl Snapshotter for Erofs {
     }
 
     fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
-        prepare_upper(chain, writable)?;
+        prepare_upper(chain, writable, &self.owners)?;
         self.mount(chain, writable)
     }
 
@@ -80,7 +84,7 @@ impl Snapshotter for Erofs {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| Ok(Box::new(content(&below, id)?) as Box<dyn Read>);
-        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &below, &content, out)
+        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &self.owners, &below, &content, out)
     }
 }
 

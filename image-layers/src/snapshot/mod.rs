@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::apply::merge::Merged;
+use crate::apply::metadata::Ownership;
 use crate::apply::tree::Tree;
 pub(crate) use crate::diff::DiffStats;
+use crate::owners::Owners;
 use crate::progress::LayerControl;
 use crate::{Digest, Error, Result, RootfsMount};
 
@@ -114,12 +116,13 @@ pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats>;
 }
 
-/// The backend of a kind.
-pub(crate) fn snapshotter(kind: SnapshotKind) -> &'static dyn Snapshotter {
+/// The backend of a kind, for files of these owners.
+pub(crate) fn snapshotter(kind: SnapshotKind, owners: &Owners) -> Box<dyn Snapshotter> {
+    let owners = Ownership::new(owners);
     match kind {
-        SnapshotKind::Overlay => &overlay::Overlay,
-        SnapshotKind::Copy => &copy::Copy,
-        SnapshotKind::Erofs => &erofs::Erofs,
+        SnapshotKind::Overlay => Box::new(overlay::Overlay { owners }),
+        SnapshotKind::Copy => Box::new(copy::Copy { owners }),
+        SnapshotKind::Erofs => Box::new(erofs::Erofs { owners }),
     }
 }
 

@@ -17,7 +17,9 @@ use super::directory::{new_root, open, open_content, settle_directory, stage_dir
 use super::{Blob, DiffStats, Snapshotter};
 
 #[derive(Debug)]
-pub(super) struct Overlay;
+pub(super) struct Overlay {
+    pub(super) owners: Ownership,
+}
 
 /// Name of the content inside a snapshot.
 const CONTENT: &str = "fs";
@@ -28,15 +30,15 @@ impl Snapshotter for Overlay {
     }
 
     fn stage(&self, blob: Blob<'_>, scratch: &Path) -> Result<Tree> {
-        stage_directory(blob, &scratch.join(CONTENT))
+        stage_directory(blob, &scratch.join(CONTENT), &self.owners)
     }
 
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, umask_is_zero: bool) -> Result<()> {
-        settle_directory(tree, below, &scratch.join(CONTENT), markers(), umask_is_zero)
+        settle_directory(tree, below, &scratch.join(CONTENT), markers(), &self.owners, umask_is_zero)
     }
 
     fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
-        prepare_upper(chain, writable)?;
+        prepare_upper(chain, writable, &self.owners)?;
         self.mount(chain, writable)
     }
 
@@ -61,13 +63,13 @@ impl Snapshotter for Overlay {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| open_content(&below, id);
-        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &below, &content, out)
+        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &self.owners, &below, &content, out)
     }
 }
 
 /// The upper and work directories of an overlay. The upper root is what the container sees as its root, so it gets the
 /// metadata of the image's.
-pub(super) fn prepare_upper(chain: &[PathBuf], writable: &Path) -> Result<()> {
+pub(super) fn prepare_upper(chain: &[PathBuf], writable: &Path, owners: &Ownership) -> Result<()> {
     let upper = new_root(&writable.join("upper"))?;
     drop(new_root(&writable.join("work"))?);
     let root = match chain.last() {
@@ -75,7 +77,7 @@ pub(super) fn prepare_upper(chain: &[PathBuf], writable: &Path) -> Result<()> {
         None => Tree::new(),
     };
     let meta = metadata_of(&root, NodeId::ROOT);
-    metadata::finish_file(std::os::fd::AsFd::as_fd(&upper), &meta, Ownership::of_process(), false)
+    metadata::finish_file(std::os::fd::AsFd::as_fd(&upper), &meta, owners, false)
         .map_err(Error::io("set metadata of", writable))
 }
 
@@ -193,7 +195,7 @@ impl Drop for Scratch {
 
 /// Which attributes overlayfs will look at: those of the initial user namespace's root, or anybody's.
 pub(super) fn markers() -> Markers {
-    if Ownership::of_process().is_root() && in_initial_user_namespace() {
+    if rustix::process::geteuid().is_root() && in_initial_user_namespace() {
         Markers::Trusted
     } else {
         Markers::User

@@ -68,9 +68,13 @@ impl Layer {
     }
 }
 
+fn plain(kind: SnapshotKind) -> Box<dyn Snapshotter> {
+    snapshotter(kind, &Owners::Plain)
+}
+
 /// Unpacks layers as the store would; returns the committed snapshots.
 pub(super) fn unpack_all(kind: SnapshotKind, dir: &Path, layers: &[Vec<u8>]) -> Result<Vec<PathBuf>> {
-    let backend = snapshotter(kind);
+    let backend = plain(kind);
     let control = Control { limits: Limits::default(), ..Control::default() };
     let formats = [Compression::Gzip, Compression::None, Compression::Zstd];
     let jobs = layers.iter().enumerate().map(|(i, layer)| {
@@ -88,7 +92,7 @@ pub(super) fn unpack_all(kind: SnapshotKind, dir: &Path, layers: &[Vec<u8>]) -> 
     });
     let jobs = jobs.collect();
     let mut committed = Vec::new();
-    unpack(backend, &[], jobs, &mut |i, scratch| {
+    unpack(&*backend, &[], jobs, &mut |i, scratch| {
         let done = dir.join(i.to_string());
         std::fs::rename(scratch, &done).unwrap();
         committed.push(done.clone());
@@ -198,7 +202,7 @@ fn an_opaque_root_cuts_the_chain() {
         let dir = scratch.path().join(kind.as_str());
         std::fs::create_dir(&dir).unwrap();
         let done = unpack_all(kind, &dir, &layers).unwrap();
-        match snapshotter(kind).view(&done).unwrap() {
+        match plain(kind).view(&done).unwrap() {
             RootfsMount::Overlay { lower, .. } => {
                 let names = |i: usize| LowerLayer::Directory(done[i].join("fs"));
                 assert_eq!(lower, [names(2), names(1)]);
@@ -220,7 +224,7 @@ fn snapshots_of_copies_share_what_did_not_change() {
     assert_ne!(inode(0, "d/other"), inode(1, "d/other"));
     let writable = scratch.path().join("writable");
     std::fs::create_dir(&writable).unwrap();
-    let backend = snapshotter(SnapshotKind::Copy);
+    let backend = plain(SnapshotKind::Copy);
     let RootfsMount::Directory { source, read_only: false } = backend.prepare(&done, &writable).unwrap()
     else {
         panic!("not a directory")
@@ -260,7 +264,7 @@ fn a_wrong_diff_id_and_a_broken_layer_leave_nothing_committed() {
         control: Control::default().layer(Step::Unpack, 0, 1, 0),
         open: Box::new(move || Ok(Box::new(io::Cursor::new(good)))),
     };
-    let result = unpack(snapshotter(SnapshotKind::Overlay), &[], vec![job], &mut |_, _| panic!("committed"));
+    let result = unpack(&*plain(SnapshotKind::Overlay), &[], vec![job], &mut |_, _| panic!("committed"));
     assert_eq!(result.unwrap_err().class(), Class::Digest);
 }
 
@@ -308,11 +312,11 @@ fn no_path_is_too_deep() {
         assert_eq!(std::fs::read(done[1].join("fs/again")).unwrap(), b"deep");
         let writable = dir.join("writable");
         std::fs::create_dir(&writable).unwrap();
-        snapshotter(kind).prepare(&done, &writable).unwrap();
+        plain(kind).prepare(&done, &writable).unwrap();
         let root = writable.join(if kind == SnapshotKind::Overlay { "upper" } else { "fs" });
         std::fs::create_dir_all(root.join(vec!["e"; 600].join("/"))).unwrap();
         let mut out = Vec::new();
-        let stats = snapshotter(kind).diff(&done, &writable, &mut out).unwrap();
+        let stats = plain(kind).diff(&done, &writable, &mut out).unwrap();
         assert_eq!(stats.entries, 601, "{kind}");
         remove_tree(&dir).unwrap();
     }
@@ -341,12 +345,12 @@ fn files_that_aufs_kept_aside_live_on_under_their_names() {
         assert_eq!((a.inode, a.size), (b.inode, 7), "{kind}");
         if kind == SnapshotKind::Erofs {
             let mut content = String::new();
-            let path = done[0].join(snapshotter(kind).content());
+            let path = done[0].join(plain(kind).content());
             crate::erofs::Content::open(&path, a.data).unwrap().read_to_string(&mut content).unwrap();
             assert_eq!(content, "content");
             continue;
         }
-        let root = done[0].join(snapshotter(kind).content());
+        let root = done[0].join(plain(kind).content());
         assert_eq!(listing(&root), ["a f", "d d", "d/b f"], "{kind}");
         assert_eq!(std::fs::metadata(root.join("a")).unwrap().nlink(), 2, "{kind}");
         assert_eq!(std::fs::read(root.join("d/b")).unwrap(), b"content");

@@ -2,11 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::apply::metadata::open_directory;
+use crate::owners::reach;
 use crate::{Error, Result};
 
 /// The first difference between `tree` and what it should be, in words; `None` when there is none.
@@ -16,9 +22,9 @@ pub(super) fn difference(expected: &Path, tree: &Path) -> Result<Option<String>>
     while let Some(relative) = pending.pop() {
         let (a, b) = (expected.join(&relative), tree.join(&relative));
         let differs = |what: &str| Ok(Some(format!("{:?}: {what}", relative.display())));
-        let want = fs::symlink_metadata(&a).map_err(Error::io("stat", &a))?;
-        let have = match fs::symlink_metadata(&b) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return differs("missing"),
+        let want = reach::statat(CWD, bytes(&a)).map_err(Error::io("stat", &a))?;
+        let have = match reach::statat(CWD, bytes(&b)) {
+            Err(Errno::NOENT) => return differs("missing"),
             other => other.map_err(Error::io("stat", &b))?,
         };
         // What stands at the top are files of the backend, made when the layer was unpacked.
@@ -27,68 +33,88 @@ pub(super) fn difference(expected: &Path, tree: &Path) -> Result<Option<String>>
             return differs("its metadata is not what the layer says");
         }
         // Not the number of links: snapshots may share files.
-        if !want.is_dir() && *inodes.entry(want.ino()).or_insert(have.ino()) != have.ino() {
+        let kind = kind(&want);
+        if kind != FileType::Directory && *inodes.entry(want.st_ino).or_insert(have.st_ino) != have.st_ino {
             return differs("its hard links are not those of the layer");
         }
         if xattrs(&a)? != xattrs(&b)? {
             return differs("its extended attributes are not what the layer says");
         }
-        if want.is_dir() {
+        if kind == FileType::Directory {
             let (want, have) = (names(&a)?, names(&b)?);
             if let Some(name) = have.iter().find(|name| !want.contains(name)) {
                 return differs(&format!("holds {name:?}, which is not in the layer"));
             }
             pending.extend(want.into_iter().map(|name| relative.join(name)));
-        } else if want.is_symlink() {
-            let read = |path: &Path| fs::read_link(path).map_err(Error::io("read the link", path));
+        } else if kind == FileType::Symlink {
+            let read =
+                |path: &Path| reach::readlinkat(CWD, bytes(path)).map_err(Error::io("read the link", path));
             if read(&a)? != read(&b)? {
                 return differs("leads elsewhere");
             }
-        } else if want.is_file() && !same_content(&a, &b)? {
+        } else if kind == FileType::RegularFile && !same_content(&a, &b)? {
             return differs("its content is not what the layer says");
         }
     }
     Ok(None)
 }
 
-fn facts(metadata: &Metadata, own: bool) -> (u32, u32, u32, u64, u64, Option<(i64, i64)>) {
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+fn kind(info: &Stat) -> FileType {
+    FileType::from_raw_mode(info.st_mode)
+}
+
+fn facts(info: &Stat, own: bool) -> (u32, u32, u32, u64, u64, Option<(i64, i64)>) {
+    let is_directory = kind(info) == FileType::Directory;
     // The size of a directory is the file system's business.
-    let size = if metadata.is_dir() { 0 } else { metadata.len() };
+    let size = if is_directory { 0 } else { info.st_size as u64 };
     // So are the times of what no entry of the layer speaks of: overlay's whiteouts, and some directories.
-    let made = own || metadata.is_dir() || (metadata.file_type().is_char_device() && metadata.rdev() == 0);
-    let time = (!made).then(|| (metadata.mtime(), metadata.mtime_nsec()));
-    (metadata.mode(), metadata.uid(), metadata.gid(), size, metadata.rdev(), time)
+    let made = own || is_directory || (kind(info) == FileType::CharacterDevice && info.st_rdev == 0);
+    let time = (!made).then_some((info.st_mtime as i64, info.st_mtime_nsec as i64));
+    (info.st_mode, info.st_uid, info.st_gid, size, info.st_rdev as u64, time)
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>> {
-    let entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
-    let mut names = entries
-        .map(|entry| entry.map(|e| e.file_name()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(Error::io("read", directory))?;
-    names.sort();
-    Ok(names)
+    let read = || {
+        let mut names = Vec::new();
+        for entry in reach::entries(open_directory(CWD, bytes(directory))?.as_fd())? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        names.sort();
+        Ok(names)
+    };
+    read().map_err(Error::io::<Errno>("read", directory))
 }
 
 /// All attributes but the label that the host's policy puts on every file.
 fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let failed = |e| Error::io("read the extended attributes of", path)(e);
     let mut list = vec![0; 64 << 10];
-    let len = match rustix::fs::llistxattr(path, &mut list) {
+    let len = match reach::llistxattr(bytes(path), &mut list) {
         Err(rustix::io::Errno::NOTSUP) => return Ok(BTreeMap::new()),
         other => other.map_err(failed)?,
     };
     let mut found = BTreeMap::new();
     let mut value = vec![0; 64 << 10];
     for name in list[..len].split(|&b| b == 0).filter(|n| !n.is_empty() && *n != b"security.selinux") {
-        let len = rustix::fs::lgetxattr(path, name, &mut value).map_err(failed)?;
+        let len = reach::lgetxattr(bytes(path), name, &mut value).map_err(failed)?;
         found.insert(name.to_vec(), value[..len].to_vec());
     }
     Ok(found)
 }
 
 fn same_content(a: &Path, b: &Path) -> Result<bool> {
-    let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
+    let open = |path: &Path| {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = reach::openat(CWD, bytes(path), flags, Mode::empty());
+        opened.map(File::from).map_err(Error::io("open", path))
+    };
     let (mut first, mut second) = (open(a)?, open(b)?);
     let (mut x, mut y) = (vec![0; 128 << 10], vec![0; 128 << 10]);
     loop {

@@ -7,6 +7,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::owners::Owners;
 use crate::progress::Control;
 use crate::snapshot::{self, SnapshotKind};
 use crate::{Digest, Error, Image, Result, RootfsMount, UnpackOptions};
@@ -21,6 +22,8 @@ pub(super) struct LayerDocument {
     pub(super) image: Digest,
     pub(super) chain_ids: Vec<Digest>,
     pub(super) backend: String,
+    #[serde(default)]
+    pub(super) owners: Owners,
 }
 
 /// The writable layer of one container. While it is open, no process can remove it.
@@ -110,12 +113,13 @@ impl Store {
         let lock = File::open(&scratch).map_err(Error::io("open", &scratch))?;
         lock::try_shared(&lock).map_err(Error::io("lock", &scratch))?;
         super::make_directory(&scratch.join("data"))?;
-        let backend = snapshot::snapshotter(self.backend());
+        let backend = snapshot::snapshotter(self.backend(), self.owners());
         check_depth(&backend.prepare(&chain, &scratch.join("data"))?)?;
         let document = LayerDocument {
             image: image.digest().clone(),
             chain_ids: chain_ids.clone(),
             backend: self.backend().to_string(),
+            owners: self.owners().clone(),
         };
         let path = scratch.join("layer.json");
         let bytes = serde_json::to_vec(&document)
@@ -148,7 +152,7 @@ impl Store {
         }
         let document = LayerDocument::read(&path).map_err(|e| if path.exists() { e } else { missing() })?;
         let kind = document.kind()?;
-        let store = self.with_backend(kind);
+        let store = self.with(kind, document.owners.clone());
         // They are there, unless the machine crashed or the store was repaired. Then they are made again.
         let chain_ids = &document.chain_ids;
         if !chain_ids.iter().all(|id| store.snapshot_path(id).join("data").exists()) {
@@ -157,7 +161,7 @@ impl Store {
             store.unpack_under(&lease, &image, &Control::default())?;
         }
         let chain = store.chain_paths(chain_ids);
-        let mount = snapshot::snapshotter(kind).mount(&chain, &path.join("data"))?;
+        let mount = snapshot::snapshotter(kind, store.owners()).mount(&chain, &path.join("data"))?;
         let LayerDocument { image, chain_ids, .. } = document;
         Ok(WritableLayer { store, key: key.to_owned(), image, chain_ids, mount, lock })
     }
@@ -180,7 +184,7 @@ impl Store {
         let mount = match chain.is_empty() {
             // An image without layers is an empty directory.
             true => RootfsMount::Directory { source: lease.fresh_directory()?, read_only: true },
-            false => snapshot::snapshotter(self.backend()).view(&chain)?,
+            false => snapshot::snapshotter(self.backend(), self.owners()).view(&chain)?,
         };
         check_depth(&mount)?;
         Ok(View { mount, _lease: lease })
@@ -199,11 +203,6 @@ impl Store {
 
     pub(super) fn chain_paths(&self, chain_ids: &[Digest]) -> Vec<PathBuf> {
         chain_ids.iter().map(|id| self.snapshot_path(id).join("data")).collect()
-    }
-
-    pub(super) fn with_backend(&self, kind: SnapshotKind) -> Store {
-        let inner = super::Inner { path: self.path().to_owned(), kind };
-        Store { inner: std::sync::Arc::new(inner) }
     }
 }
 
@@ -233,6 +232,11 @@ impl WritableLayer {
     /// The digest of the image it is over. The image's content stays while the layer exists.
     pub fn image(&self) -> &Digest {
         &self.image
+    }
+
+    /// Whom its files belong to.
+    pub fn owners(&self) -> &Owners {
+        self.store.owners()
     }
 
     /// How to mount the root filesystem of the container.

@@ -7,11 +7,12 @@
 //! oci-layout           \
 //! index.json            } together an OCI image layout, so that every tool that reads one can read the images of a
 //! blobs/sha256/HEX     /  store; index.json lists them, `org.opencontainers.image.ref.name` holding the full reference
-//! snapshots/KIND/HEX/  an unpacked layer, named by its ChainID
-//!     snapshot.json    its parent, size, and the boot in which it was written, while it is not known to be on the disk
+//! snapshots/KIND/HEX/  an unpacked layer, named by its ChainID; in KIND-MAPS/ with the owners that it has in a user namespace
+//!                      of certain id maps, MAPS being their fingerprint
+//!     snapshot.json    its parent, its owners, and the boot in which it was written, while it is not known to be on the disk
 //!     data/            what the snapshot backend KIND keeps: the tree or image file, and its index
 //! layers/KEY/          the writable layer of a container
-//!     layer.json       the image and ChainID it is over
+//!     layer.json       the image and ChainID it is over, and its owners
 //!     data/            what the snapshot backend keeps: for overlay the upper and work directories
 //! leases/ID/           what one piece of work uses: locked by its owner for as long as it lives
 //!     roots            one line for each thing that garbage collection must leave alone
@@ -63,6 +64,7 @@ pub use lease::Lease;
 pub use usage::{ImageUsage, LayerUsage, SnapshotUsage, Usage};
 pub use verify::{Damage, Subject};
 
+use crate::owners::Owners;
 use crate::snapshot::{SnapshotKind, probe_snapshots};
 use crate::{Digest, Error, Image, Reference, Result};
 
@@ -79,6 +81,7 @@ pub struct Store {
 struct Inner {
     path: PathBuf,
     kind: SnapshotKind,
+    owners: Owners,
 }
 
 /// How to open a [`Store`].
@@ -86,6 +89,7 @@ struct Inner {
 #[must_use]
 pub struct StoreOptions {
     backend: Option<SnapshotKind>,
+    owners: Option<Owners>,
 }
 
 impl StoreOptions {
@@ -97,6 +101,12 @@ impl StoreOptions {
     /// Unpacks with this backend. By default the store asks the host: overlay where overlayfs can be mounted, else copy.
     pub fn backend(mut self, backend: SnapshotKind) -> Self {
         self.backend = Some(backend);
+        self
+    }
+
+    /// Unpacks for these owners. By default the store finds out what the caller can do, as [`Owners::of_caller`] says.
+    pub fn owners(mut self, owners: Owners) -> Self {
+        self.owners = Some(owners);
         self
     }
 
@@ -125,7 +135,11 @@ impl StoreOptions {
             Some(kind) => kind,
             None => default_backend(&path),
         };
-        let store = Store { inner: Arc::new(Inner { path, kind }) };
+        let owners = match &self.owners {
+            Some(owners) => owners.clone(),
+            None => Owners::of_caller()?,
+        };
+        let store = Store { inner: Arc::new(Inner { path, kind, owners }) };
         store.recover()?;
         Ok(store)
     }
@@ -196,6 +210,20 @@ impl Store {
     /// With which backend this handle unpacks.
     pub fn backend(&self) -> SnapshotKind {
         self.inner.kind
+    }
+
+    /// For whom this handle unpacks.
+    pub fn owners(&self) -> &Owners {
+        &self.inner.owners
+    }
+
+    /// The same store, unpacking for other owners.
+    pub fn with_owners(&self, owners: Owners) -> Store {
+        self.with(self.backend(), owners)
+    }
+
+    fn with(&self, kind: SnapshotKind, owners: Owners) -> Store {
+        Store { inner: Arc::new(Inner { path: self.path().to_owned(), kind, owners }) }
     }
 
     /// All images, in the order in which they came.
@@ -276,6 +304,30 @@ impl Store {
                 available: index.names(),
             }),
         })
+    }
+
+    /// Removes the whole store, with what containers wrote. An ordinary user with subordinate ids cannot do that by other means:
+    /// files that were given to those ids are not his to remove.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a writable layer, lease or view is open in this or another process; then everything stays.
+    /// [`Error::Io`].
+    pub fn destroy(self) -> Result<()> {
+        let _guard = self.lock_exclusive()?;
+        for part in ["layers", "leases"] {
+            let directory = self.path().join(part);
+            for name in names_in(&directory)? {
+                let path = directory.join(name);
+                let file = File::open(&path).map_err(Error::io("open", &path))?;
+                if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
+                    return Err(Error::InUse { what: format!("{}", path.display()) });
+                }
+            }
+        }
+        // Without its version it is no store any more, however far the rest gets.
+        let version = self.path().join("version");
+        fs::remove_file(&version).map_err(Error::io("remove", &version))?;
+        crate::snapshot::remove_tree(self.path())
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::owners::Owners;
+use crate::owners::reach::Reach;
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob};
 use crate::{Digest, Error, Image, Result, UnpackOptions};
@@ -19,6 +21,7 @@ use super::{Store, lock, names_in, sync_directory, write_file};
 pub(super) struct SnapshotDocument {
     pub(super) diff_id: Option<Digest>,
     pub(super) parent: Option<Digest>,
+    pub(super) owners: Owners,
     /// The boot in which it was written. Once it is known to be on the disk, it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) boot: Option<String>,
@@ -44,7 +47,11 @@ impl Store {
     }
 
     pub(super) fn snapshots_directory(&self) -> PathBuf {
-        self.path().join("snapshots").join(self.backend().to_string())
+        self.path().join("snapshots").join(self.snapshots_name())
+    }
+
+    fn snapshots_name(&self) -> String {
+        format!("{}{}", self.backend(), self.owners().suffix())
     }
 
     /// Unpacks the layers of `image` that are not unpacked yet, side by side. [`prepare`](Store::prepare) and
@@ -83,7 +90,7 @@ impl Store {
                 below.push(data(chain_id));
                 continue;
             }
-            let name = format!("snapshot-{}-{}", self.backend(), chain_id.hex());
+            let name = format!("snapshot-{}-{}", self.snapshots_name(), chain_id.hex());
             let guard = lock::named(&self.path().join("locks").join(name), control)?;
             match locks.is_empty() && data(chain_id).exists() {
                 true => below.push(data(chain_id)),
@@ -94,6 +101,7 @@ impl Store {
         if first == chain_ids.len() {
             return Ok(below);
         }
+        self.owners().require()?;
         let layers = image.layers();
         let mut jobs = Vec::new();
         let mut scratches = Vec::new();
@@ -109,14 +117,16 @@ impl Store {
             });
             scratches.push(scratch);
         }
+        let _reach = Reach::keep();
         let boot = boot_id();
         let mut committed = Vec::new();
-        let backend = snapshot::snapshotter(self.backend());
-        let result = snapshot::unpack(backend, &below, jobs, &mut |job, _| {
+        let backend = snapshot::snapshotter(self.backend(), self.owners());
+        let result = snapshot::unpack(&*backend, &below, jobs, &mut |job, _| {
             let index = first + job;
             let document = SnapshotDocument {
                 diff_id: Some(image.config().diff_ids[index].clone()),
                 parent: index.checked_sub(1).map(|below| chain_ids[below].clone()),
+                owners: self.owners().clone(),
                 boot: boot.clone(),
             };
             let path = self.commit_snapshot(&scratches[job], &chain_ids[index], &document)?;

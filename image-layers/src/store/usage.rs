@@ -1,11 +1,17 @@
 //! How much space images, snapshots and containers take.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType};
+use rustix::io::Errno;
+
+use crate::apply::metadata::open_directory;
+use crate::owners::reach::{self, Reach};
 use crate::{Digest, Error, Reference, Result};
 
 use super::snapshots::all_snapshots;
@@ -90,8 +96,9 @@ impl Store {
         for path in all_snapshots(self)? {
             let Some((bytes, inodes)) = disk_usage(&path)? else { continue };
             let name = |p: Option<&std::ffi::OsStr>| p.unwrap_or_default().to_string_lossy().into_owned();
+            let directory = name(path.parent().and_then(|p| p.file_name()));
             usage.snapshots.push(SnapshotUsage {
-                backend: name(path.parent().and_then(|p| p.file_name())),
+                backend: directory.split('-').next().unwrap_or_default().to_owned(),
                 chain_id: name(path.file_name()),
                 bytes,
                 inodes,
@@ -138,22 +145,35 @@ impl Store {
 /// running container may, does not count.
 fn disk_usage(tree: &Path) -> Result<Option<(u64, u64)>> {
     let (mut bytes, mut inodes) = (0, HashSet::new());
+    let _reach = Reach::keep();
     let mut pending = vec![tree.to_owned()];
     while let Some(path) = pending.pop() {
-        let metadata = match fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+        let info = match reach::statat(CWD, path.as_os_str().as_bytes()) {
+            Err(Errno::NOENT) => continue,
             other => other.map_err(Error::io("stat", &path))?,
         };
-        if inodes.insert(metadata.ino()) {
-            bytes += metadata.blocks() * 512;
+        if inodes.insert(info.st_ino) {
+            bytes += info.st_blocks as u64 * 512;
         }
-        if metadata.is_dir() {
-            match fs::read_dir(&path) {
-                Ok(entries) => pending.extend(entries.filter_map(|e| e.ok()).map(|e| e.path())),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        if FileType::from_raw_mode(info.st_mode) == FileType::Directory {
+            match directory_entries(&path) {
+                Ok(names) => pending.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name)))),
+                Err(Errno::NOENT) => {}
                 Err(e) => return Err(Error::io("read", &path)(e)),
             }
         }
     }
     Ok((!inodes.is_empty()).then_some((bytes, inodes.len() as u64)))
+}
+
+fn directory_entries(path: &Path) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let opened = open_directory(CWD, path.as_os_str().as_bytes())?;
+    let mut names = Vec::new();
+    for entry in reach::entries(opened.as_fd())? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use crate::owners::Owners;
+use crate::owners::reach::Reach;
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob, SnapshotKind, remove_tree};
 use crate::{Class, Digest, Error, Image, Result, Verifier};
@@ -11,6 +13,7 @@ use crate::{Class, Digest, Error, Image, Result, Verifier};
 use super::compare::difference;
 use super::layers::LayerDocument;
 use super::lease::{Lease, Root, Trash};
+use super::snapshots::{SnapshotDocument, all_snapshots};
 use super::{Store, lock, names_in};
 
 /// Something in a store that is not as it was made.
@@ -95,8 +98,9 @@ impl Store {
         for key in self.layers()? {
             images.extend(LayerDocument::read(&self.path().join("layers").join(key)).map(|d| d.image));
         }
-        for kind in SnapshotKind::ALL {
-            let store = self.with_backend(kind);
+        let _reach = Reach::keep();
+        for (kind, owners) in self.unpacked_for()? {
+            let store = self.with(kind, owners);
             for digest in &images {
                 // A damaged image is told of elsewhere, and its snapshots cannot be made again.
                 let Ok(image) = Image::by_digest(&store, digest) else { continue };
@@ -118,6 +122,20 @@ impl Store {
                     let subject = Subject::Snapshot { backend: kind.to_string(), chain_id };
                     found.push(Damage { subject, error, repaired });
                 }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Each backend and whose files its snapshots are, as far as there are any.
+    fn unpacked_for(&self) -> Result<Vec<(SnapshotKind, Owners)>> {
+        let mut found: Vec<(SnapshotKind, Owners)> = Vec::new();
+        for path in all_snapshots(self)? {
+            let directory = path.parent().and_then(|p| p.file_name()).unwrap_or_default().to_string_lossy();
+            let kind = directory.split('-').next().unwrap_or_default().parse();
+            let (Ok(kind), Ok(document)) = (kind, SnapshotDocument::read(&path)) else { continue };
+            if !found.contains(&(kind, document.owners.clone())) {
+                found.push((kind, document.owners));
             }
         }
         Ok(found)
@@ -145,8 +163,8 @@ impl Store {
             scratch: again.clone(),
             control: Control::default().layer(Step::Unpack, index, image.layers().len(), layer.size),
         };
-        let backend = snapshot::snapshotter(self.backend());
-        match snapshot::unpack(backend, &below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
+        let backend = snapshot::snapshotter(self.backend(), self.owners());
+        match snapshot::unpack(&*backend, &below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
             Ok(()) => {}
             // The blob is damaged, or a layer below is. Both are told of by themselves.
             Err(error) if error.class() != Class::Io => return Ok(None),

@@ -1,6 +1,8 @@
 //! The one place of this crate with `unsafe`: system calls that no safe wrapper has.
 #![allow(unsafe_code)]
 
+pub(crate) mod hand;
+
 use rustix::thread::UnshareFlags;
 
 /// Gives the calling thread a umask of its own, set to 0, so that modes given at creation hold without a second system
