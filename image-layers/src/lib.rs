@@ -71,8 +71,18 @@
 //!   names of any bytes: what the OCI image specification and the forms of tar say, in any order.
 //! - **Errors are typed** and name step and subject; [`Error::class`] sorts them.
 //!
-//! As an ordinary user everything works too, with one difference: files belong to the caller, devices are empty files, and
-//! the true owners stay in the snapshot's index, from where a commit takes them.
+//! As an ordinary user everything works too; whom files belong to on the disk depends on what that user was granted:
+//!
+//! | | with subordinate ids (`/etc/subuid`, `/etc/subgid`, newuidmap) | without |
+//! | --- | --- | --- |
+//! | files of a store | the ids that stand for the image's owners in a user namespace ([`Owners::Mapped`]) | the caller's |
+//! | file capabilities, access lists | set, for the root and the ids of that namespace | kept in the index alone |
+//! | devices | empty files | empty files |
+//! | a plain directory ([`Image::unpack`]) | the caller's | the caller's |
+//!
+//! The true owners are in the snapshot's index either way, from where a commit takes what the disk cannot say. Only this crate
+//! can remove files that belong to subordinate ids: [`WritableLayer::remove`], [`Store::collect_garbage`] and
+//! [`Store::destroy`] do.
 
 mod apply;
 mod build;

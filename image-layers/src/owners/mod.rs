@@ -44,7 +44,8 @@ impl Owners {
     /// the programs newuidmap and newgidmap (package `uidmap`), else [`Plain`](Owners::Plain).
     ///
     /// # Errors
-    /// [`Error::Owners`] for ids that are granted but cannot be used: ranges that overlap.
+    /// [`Error::Owners`] for ids that are granted but cannot be used: ranges that overlap. Who wants to do without them says
+    /// [`Plain`](Owners::Plain).
     pub fn of_caller() -> Result<Owners> {
         if rustix::process::geteuid().is_root() {
             return Ok(Owners::Plain);
@@ -52,6 +53,7 @@ impl Owners {
         match granted::maps() {
             Ok(maps) => Ok(Owners::Mapped(maps)),
             Err(granted::Lack::Nothing(_)) => Ok(Owners::Plain),
+            // Never silently something else than what somebody has configured.
             Err(granted::Lack::Broken(reason)) => Err(Error::Owners { reason }),
         }
     }

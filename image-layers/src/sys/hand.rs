@@ -436,3 +436,58 @@ unsafe fn leave() -> ! {
         unsafe { invoke(libc::SYS_exit, [0; 6]) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_here(hand: &Hand) -> rustix::io::Result<std::os::fd::OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut call = Call::openat(rustix::fs::CWD, c".", flags, Mode::empty());
+        hand.perform(std::slice::from_mut(&mut call))?;
+        call.opened()
+    }
+
+    /// One in a namespace of its own, where that is allowed; said visibly where it is not.
+    fn start() -> Option<Hand> {
+        let started = Hand::start(None);
+        if let Err(error) = &started {
+            crate::erofs::tests::skip("userns", &format!("no user namespace: {error}"));
+        }
+        started.ok()
+    }
+
+    #[test]
+    fn what_it_opens_is_ours_whichever_thread_asks() {
+        let Some(hand) = start() else { return };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let opened = open_here(&hand).unwrap();
+                        assert!(rustix::fs::fstat(&opened).unwrap().st_ino > 0);
+                    }
+                });
+            }
+        });
+        let mut calls = [
+            Call::unlinkat(rustix::fs::CWD, c"/nowhere/at all", AtFlags::empty()),
+            Call::openat(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()),
+        ];
+        hand.perform(&mut calls).unwrap();
+        assert_eq!(calls[0].answer(), Err(Errno::NOENT));
+        assert!(calls[1].opened().is_ok(), "one that fails keeps none from being made");
+    }
+
+    #[test]
+    fn a_killed_one_is_an_error_and_leaves_no_child() {
+        let Some(hand) = start() else { return };
+        let pid = rustix::process::Pid::from_raw(hand.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // It may have been asleep still when it was asked.
+        while open_here(&hand).is_ok() {}
+        assert_eq!(open_here(&hand).unwrap_err(), Errno::SRCH);
+        drop(hand);
+        assert!(rustix::process::test_kill_process(pid).is_err(), "it was waited for");
+    }
+}
