@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::owners::Owners;
 use crate::owners::reach::Reach;
@@ -104,13 +104,17 @@ impl Store {
             for digest in &images {
                 // A damaged image is told of elsewhere, and its snapshots cannot be made again.
                 let Ok(image) = Image::by_digest(&store, digest) else { continue };
-                for index in 0..image.layers().len() {
-                    let path = store.snapshot_path(&image.config().chain_ids()[index]);
+                let chain_ids = image.config().chain_ids();
+                lease.protect(chain_ids.iter().cloned().map(Root::Snapshot))?;
+                for (index, chain_id) in chain_ids.iter().enumerate() {
+                    let path = store.snapshot_path(chain_id);
                     if !path.exists() || !seen.insert(path.clone()) {
                         continue;
                     }
-                    let Some(error) = store.snapshot_damage(&lease, &image, index, &path)? else { continue };
-                    let chain_id = image.config().chain_ids()[index].hex().to_owned();
+                    let below = store.chain_paths(&chain_ids[..index]);
+                    let damage = store.snapshot_damage(&lease, &image, index, &below, &path)?;
+                    let Some(error) = damage else { continue };
+                    let chain_id = chain_id.hex().to_owned();
                     let mut repaired = false;
                     if repair {
                         let _guard = self.lock_exclusive()?;
@@ -146,12 +150,10 @@ impl Store {
         lease: &Lease,
         image: &Image,
         index: usize,
+        below: &[PathBuf],
         path: &Path,
     ) -> Result<Option<Error>> {
-        let chain_ids = image.config().chain_ids();
-        lease.protect(chain_ids.iter().cloned().map(Root::Snapshot))?;
         let layer = &image.layers()[index];
-        let below = self.chain_paths(&chain_ids[..index]);
         if !self.has_blob(&layer.digest, layer.size)? || !below.iter().all(|p| p.exists()) {
             return Ok(None);
         }

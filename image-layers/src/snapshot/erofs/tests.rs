@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
+use rustix::thread::UnshareFlags;
 
 use super::super::SnapshotKind;
 use super::super::tests::{Layer, entry, unpack_all};
@@ -37,7 +39,7 @@ struct View {
 }
 
 impl View {
-    /// `None`, said visibly, where the kernel cannot stack what is mounted nowhere.
+    /// `None`, said visibly, where overlayfs is not to be had.
     fn new(chain: &[PathBuf]) -> Option<View> {
         let RootfsMount::Overlay { lower, upper: None, .. } = backend().view(chain).unwrap() else {
             panic!()
@@ -52,23 +54,55 @@ impl View {
         if layers.len() == 1 {
             return Some(View { root: layers.pop().unwrap(), _layers: layers });
         }
-        let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        for layer in &layers {
-            let path = format!("/proc/self/fd/{}", layer.as_raw_fd());
-            if let Err(error) = rustix::mount::fsconfig_set_string(&overlay, "lowerdir+", path) {
-                assert_eq!(error, Errno::INVAL);
-                crate::erofs::tests::skip("overlay", "stacking what is mounted nowhere needs Linux 6.15");
-                return None;
-            }
-        }
-        rustix::mount::fsconfig_create(&overlay).unwrap();
-        let root =
-            rustix::mount::fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        let paths = layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()).into());
+        let root = match stack(paths) {
+            // Before Linux 6.15, overlayfs takes no layers that are mounted nowhere.
+            Err(Errno::INVAL) => stack_attached(&layers)?,
+            result => result.unwrap(),
+        };
         Some(View { _layers: layers, root })
     }
 
     fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}/", self.root.as_raw_fd()).into()
+    }
+}
+
+fn stack(layers: impl Iterator<Item = PathBuf>) -> rustix::io::Result<OwnedFd> {
+    let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for path in layers {
+        rustix::mount::fsconfig_set_string(&overlay, "lowerdir+", path)?;
+    }
+    rustix::mount::fsconfig_create(&overlay)?;
+    rustix::mount::fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Stacks layers that are attached for a moment, in a mount namespace that nobody else sees. `None` where that is refused.
+fn stack_attached(layers: &[OwnedFd]) -> Option<OwnedFd> {
+    let places = tempfile::tempdir().unwrap();
+    let stacked = std::thread::scope(|scope| {
+        let stack = || {
+            #[allow(unsafe_code, reason = "nothing in this thread relies on sharing with others")]
+            // SAFETY: only the mount namespace, working directory and umask of this thread are separated.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            let mut paths = Vec::new();
+            for (number, layer) in layers.iter().enumerate() {
+                let path = places.path().join(number.to_string());
+                fs::create_dir(&path).unwrap();
+                move_mount(layer, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+                paths.push(path);
+            }
+            stack(paths.into_iter())
+        };
+        scope.spawn(stack).join().unwrap()
+    });
+    match stacked {
+        Ok(root) => Some(root),
+        Err(errno) => {
+            crate::erofs::tests::skip("overlay", &format!("EROFS layers cannot be stacked here: {errno}"));
+            None
+        }
     }
 }
 
