@@ -232,6 +232,8 @@ fn judge(process: HookProcess, deadline: Deadline) -> std::result::Result<(), St
         (End::Status(status), _) => match (status.exit_status(), status.terminating_signal()) {
             (Some(0), _) => return Ok(()),
             (Some(code), _) => format!("exit status {code}"),
+            // What a filter that kills looks like from here.
+            (None, Some(signal @ libc::SIGSYS)) => format!("killed by signal {signal} (bad system call)"),
             (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         },
         (End::TimedOut, deadline) => {

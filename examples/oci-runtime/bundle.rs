@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use container_core::oci_spec::runtime::{Capability, Process, Spec};
+use container_core::oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -64,15 +64,32 @@ impl Bundle {
         };
         let inheritable =
             |capability| sets.inheritable().as_ref().is_some_and(|set| set.contains(capability));
-        for capability in sets.ambient().iter().flatten().filter(|capability| !inheritable(capability)) {
-            log.warn(&format!(
-                "can't raise ambient capability CAP_{capability}: it is not in the inheritable set"
-            ));
+        let mut refused: Vec<String> = sets
+            .ambient()
+            .iter()
+            .flatten()
+            .filter(|&capability| !inheritable(capability))
+            .map(|capability| format!("CAP_{capability}"))
+            .collect();
+        // In one line: engines list every capability there.
+        refused.sort_unstable();
+        match &refused[..] {
+            [] => {}
+            [one] => {
+                log.warn(&format!("can't raise ambient capability {one}: it is not in the inheritable set"))
+            }
+            several => log.warn(&format!(
+                "can't raise ambient capabilities {}: they are not in the inheritable set",
+                several.join(", ")
+            )),
         }
     }
 
-    fn checked(self, log: &Log) -> Result<Self, Failure> {
+    fn checked(mut self, log: &Log) -> Result<Self, Failure> {
         check_version(self.spec.version())?;
+        if !crate::context::is_host_root() {
+            pass_over_device_rules(&mut self.spec, log);
+        }
         self.tell_of_ambient(log);
         if self.spec.linux().is_none() {
             return Err(Failure::new(
@@ -85,6 +102,21 @@ impl Bundle {
     /// Where the root file system is on the host.
     pub fn rootfs(&self) -> PathBuf {
         self.spec.root().as_ref().map(|root| self.path.join(root.path())).unwrap_or_else(|| self.path.clone())
+    }
+}
+
+/// Rules about devices, which Podman writes into every configuration, need the host's root. In a user namespace no device node can
+/// be made, and none of the image's opened: what is left are nodes of the host that are bound in, and their modes. runc and crun
+/// pass over the rules as well.
+fn pass_over_device_rules(spec: &mut Spec, log: &Log) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let Some(resources) = linux.resources_mut() else { return };
+    if resources.devices().is_some() {
+        log.debug("an ordinary user's container: rules about devices are passed over");
+        resources.set_devices(None);
+    }
+    if *resources == LinuxResources::default() {
+        linux.set_resources(None);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every command needs: where containers are kept, where messages go.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use container_core::state::{Entry, Record, StateDirectory, Status};
@@ -77,15 +78,23 @@ impl Found {
     }
 }
 
-/// `/run/oci-runtime` for root, else a directory of the user's own.
+/// `/run/oci-runtime` for the host's root, else a directory of the user's own. Root of a user namespace that an ordinary user made
+/// (rootless Podman) is that user still: what `XDG_RUNTIME_DIR` names comes first there.
 fn default_root() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/run/oci-runtime");
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !directory.is_empty() => PathBuf::from(directory).join("oci-runtime"),
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty());
+    match own {
+        Some(directory) if !is_host_root() => PathBuf::from(directory).join("oci-runtime"),
+        _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/oci-runtime"),
         _ => std::env::temp_dir().join(format!("oci-runtime-{}", nix::unistd::geteuid())),
     }
+}
+
+/// Root, and not only of a user namespace.
+pub fn is_host_root() -> bool {
+    // The first user namespace of a system has a number of its own (include/linux/proc_ns.h, PROC_USER_INIT_INO).
+    const FIRST: u64 = 0xEFFF_FFFD;
+    nix::unistd::geteuid().is_root()
+        && std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| namespace.ino() == FIRST)
 }
 
 /// Annotations in a fixed order, so that the same container is always printed the same.

@@ -171,7 +171,13 @@ fn run(context: &Context, options: Exec) -> Result<ExitCode, Failure> {
     let target = Target { pidfd: init.as_fd(), pid: found.record.pid, cgroup: cgroup.as_ref() };
     let io = Io { preserve: options.preserve_fds, console, ..Io::default() };
     context.log.debug("setns_init: about to exec");
-    let running = launch::exec(&target, &plan, io)?;
+    let running = launch::exec(&target, &plan, io).map_err(|error| match Failure::from(error) {
+        // It ended in the middle: whatever failed first, failed for that.
+        failure if !found.record.is_alive() => {
+            Failure::new(format!("{}: container not running", failure.message))
+        }
+        failure => failure,
+    })?;
     let announced = Process { pid: running.pid, pidfd: &running.pidfd, cgroup: None, root_mount: None }
         .announce(options.pid_file.as_deref(), options.pidfd_socket.as_deref());
     if let Err(failure) = announced {

@@ -42,9 +42,10 @@ pub fn list(context: &Context, quiet: bool, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Rows as columns of equal width.
+/// Rows as columns of equal width, as wide as runc makes them.
 fn table(rows: Vec<[String; 6]>) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(8) + 3;
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).saturating_add(3).max(12);
     let widths: Vec<_> = (0..6).map(width).collect();
     let mut text = String::new();
     for row in &rows {

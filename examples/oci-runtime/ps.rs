@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 
+use container_core::state::Record;
+
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -19,8 +21,8 @@ pub fn ps(context: &Context, id: &str, json: bool, options: &[OsString]) -> Resu
             pids.sort_unstable();
             pids
         }
-        // Without a control group only the first process is known.
-        None => found.record.is_alive().then_some(found.record.pid).into_iter().collect(),
+        None if found.record.is_alive() => without_group(&found.record)?,
+        None => Vec::new(),
     };
     if json {
         println!("{}", serde_json::json!(pids));
@@ -38,6 +40,25 @@ pub fn ps(context: &Context, id: &str, json: bool, options: &[OsString]) -> Resu
     }
     print!("{}", select(&String::from_utf8_lossy(&output.stdout), &pids)?);
     Ok(())
+}
+
+/// The processes of a container without a control group: who is in its pid namespace. Of one that shares the host's only the first
+/// process is known.
+fn without_group(record: &Record) -> Result<Vec<i32>, Failure> {
+    if !crate::record::has_pid_namespace(record) {
+        return Ok(vec![record.pid]);
+    }
+    let because = |error| Failure::because(format!("list the processes of {}", record.id), error);
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let own = namespace(record.pid).map_err(because)?;
+    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
+        .map_err(because)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        // One that ended meanwhile, or is another user's, is none of them.
+        .filter(|&pid| namespace(pid).is_ok_and(|namespace| namespace == own))
+        .collect();
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// The lines of `table` that are about `pids`, and its title.

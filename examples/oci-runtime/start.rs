@@ -27,9 +27,11 @@ pub fn start(context: &Context, id: &str) -> Result<(), Failure> {
     }
     let spec = found.entry.spec()?;
     let Some(pidfd) = found.record.pidfd()? else { return Err(Failure::not_running("start", id)) };
-    let target = Target { pidfd: pidfd.as_fd(), pid: found.record.pid, cgroup: None };
+    let cgroup = found.cgroup()?;
+    let target = Target { pidfd: pidfd.as_fd(), pid: found.record.pid, cgroup: cgroup.as_ref() };
     let mut extras = Extras::new(id);
     extras.bundle.clone_from(&found.record.bundle);
+    extras.keep_groups = crate::bundle::keeps_groups(&spec);
     let started = launch::release(&found.entry.gate(), &target, &spec, &extras);
     // Started or failed: it waits no more.
     found.entry.remove_gate()?;

@@ -1,6 +1,6 @@
 //! What a starting process asks for less often: hooks, network devices, somewhere to send the seccomp listener.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci_spec::runtime::Hook;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -11,7 +11,7 @@ use super::{Io, Target, exec};
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind, HookProcess, HookState, run_hooks};
 use crate::plan::operation::Request;
-use crate::plan::{self, Services};
+use crate::plan::{self, Plan, Services, StartHook};
 use crate::state::Status;
 use crate::step::Step;
 use crate::sys::socket;
@@ -21,23 +21,32 @@ pub(super) fn answer(
     services: &Services,
     request: u32,
     fd: Option<OwnedFd>,
-    process: (i32, BorrowedFd<'_>),
+    target: &Target<'_>,
 ) -> Result<()> {
     let is = |known: Request| request == known as u32;
     if is(Request::CreateHooks) {
-        let state = state(services, Status::Creating, process.0);
+        let state = state(services, Status::Creating, target.pid);
         // Of old, prestart hooks belonged to start: they were told that the container is created, and still expect it.
         let of_old = HookState { status: Status::Created, ..state.clone() };
         run_hooks(HookKind::Prestart, &services.hooks.prestart, &of_old)?;
         run_hooks(HookKind::CreateRuntime, &services.hooks.create_runtime, &state)?;
-        run_inside(HookKind::CreateContainer, &services.hooks.create_container, &state, services, process)
+        for (index, hook) in services.hooks.create_container.iter().enumerate() {
+            let plan = plan::exec::hook(hook, services.kinds, &services.state.root)?;
+            // A program of the host's: it is no process of the container.
+            let target = Target { cgroup: None, ..*target };
+            run_inside(HookKind::CreateContainer, index, hook, &plan, &state, &target)?;
+        }
+        Ok(())
     } else if is(Request::StartHooks) {
-        let state = state(services, Status::Created, process.0);
-        run_inside(HookKind::StartContainer, &services.hooks.start_container, &state, services, process)
+        let state = state(services, Status::Created, target.pid);
+        for (index, StartHook { hook, plan }) in services.hooks.start_container.iter().enumerate() {
+            run_inside(HookKind::StartContainer, index, hook, plan, &state, target)?;
+        }
+        Ok(())
     } else if is(Request::NetworkDevices) {
-        crate::netlink::move_devices(&services.network_devices, process.0)
+        crate::netlink::move_devices(&services.network_devices, target.pid)
     } else if is(Request::Listener) {
-        send_listener(services, fd, process.0)
+        send_listener(services, fd, target.pid)
     } else {
         Ok(())
     }
@@ -51,36 +60,27 @@ fn state(services: &Services, status: Status, pid: i32) -> HookState {
     state
 }
 
-/// Runs hooks in the container's namespaces.
+/// Runs a hook in the container's namespaces.
 fn run_inside(
     kind: HookKind,
-    hooks: &[Hook],
+    index: usize,
+    hook: &Hook,
+    plan: &Plan,
     state: &HookState,
-    services: &Services,
-    (pid, pidfd): (i32, BorrowedFd<'_>),
+    target: &Target<'_>,
 ) -> Result<()> {
-    for (index, hook) in hooks.iter().enumerate() {
-        let failed =
-            |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
-        // A hook inside shares the command's environment; one that is only in the namespaces gets none but its own.
-        let env: &[_] = if kind == HookKind::StartContainer { &services.environment } else { &[] };
-        // Before the root is changed the host's tree is still there, with the container's mounted at its root directory.
-        let cwd = (kind == HookKind::CreateContainer).then_some(services.state.root.as_path());
-        let plan = plan::exec::hook(hook, services.kinds, env, cwd)?;
-        let (stdio, output) = hooks::stdio(state).map_err(failed)?;
-        let io = Io {
-            stdin: Some(stdio.input),
-            stderr: Some(stdio.output.try_clone().map_err(failed)?),
-            stdout: Some(stdio.output),
-            ..Io::default()
-        };
-        let running = exec(&Target { pidfd, pid, cgroup: None }, &plan, io)
-            .map_err(|error| hooks::not_started(kind, index, hook, &error))?;
-        let pid = Pid::from_raw(running.pid)
-            .ok_or_else(|| failed(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
-        hooks::supervise(kind, index, hook, HookProcess::new(pid, running.pidfd, output))?;
-    }
-    Ok(())
+    let failed = |e: std::io::Error| Error::setup(Step::Hooks, format!("{kind}: its input and output"), e);
+    let (stdio, output) = hooks::stdio(state).map_err(failed)?;
+    let io = Io {
+        stdin: Some(stdio.input),
+        stderr: Some(stdio.output.try_clone().map_err(failed)?),
+        stdout: Some(stdio.output),
+        ..Io::default()
+    };
+    let running = exec(target, plan, io).map_err(|error| hooks::not_started(kind, index, hook, &error))?;
+    let pid = Pid::from_raw(running.pid)
+        .ok_or_else(|| failed(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+    hooks::supervise(kind, index, hook, HookProcess::new(pid, running.pidfd, output))
 }
 
 /// Sends the listener of the filter to whoever is to answer, with what the runtime specification says about the process.

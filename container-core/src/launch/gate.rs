@@ -12,7 +12,7 @@ use super::serve::Server;
 use super::{Target, protocol};
 use crate::error::{Error, Result};
 use crate::plan::operation::{FIRST_FREE, Request};
-use crate::plan::{Extras, Namespaces, Services};
+use crate::plan::{self, Extras, Facts, Namespaces, Services};
 use crate::step::Step;
 use crate::sys::clone::Born;
 use crate::sys::socket;
@@ -55,7 +55,8 @@ pub(super) fn order(channel: &OwnedFd) -> Result<()> {
 }
 
 /// Starts a container that was created with [`Gate::Socket`](super::Gate::Socket), from any process, and returns when its
-/// command runs. `spec` and `extras` are those it was created with; its startContainer hooks run now.
+/// command runs. `spec` and `extras` are those it was created with; its startContainer hooks run now, in the control group of
+/// `target`.
 ///
 /// # Errors
 /// [`Error::Setup`] when nobody waits there any more (connection refused) or a last step fails, [`Error::Exec`] when the command
@@ -63,12 +64,15 @@ pub(super) fn order(channel: &OwnedFd) -> Result<()> {
 pub fn release(path: &Path, target: &Target<'_>, spec: &Spec, extras: &Extras) -> Result<()> {
     let mut slots = FIRST_FREE;
     let namespaces = Namespaces::from_spec(spec, &mut slots)?;
-    let services = Services::of(spec, extras, &namespaces)?;
+    let mut services = Services::of(spec, extras, &namespaces)?;
+    if spec.hooks().as_ref().is_some_and(|hooks| hooks.start_container().is_some()) {
+        services.hooks.start_container = plan::exec::start_hooks(spec, extras, &Facts::gather()?)?;
+    }
     let (socket, _directory, address) = socket_at(path)?;
     rustix::net::connect(&socket, &address).map_err(failed(path))?;
     order(&socket)?;
     let born = Born::of(target.pid, target.pidfd.as_raw_fd());
-    let mut server = Server::new(&services, socket, &born, None);
+    let mut server = Server::new(&services, socket, &born, None, target.cgroup);
     // That it has announced exec is no news: it had everything set up, and dies by nobody's hand but the caller's.
     server.serve(&[]).map(drop)
 }

@@ -176,7 +176,7 @@ impl Created {
         };
         let outcome = gate::order(&channel).and_then(|()| {
             let born = Born::of(self.pid, self.pidfd.as_raw_fd());
-            let mut server = Server::new(&plan.services, channel, &born, None);
+            let mut server = Server::new(&plan.services, channel, &born, None, self.cgroup.as_ref());
             server.serve(&plan.inside)
         });
         if let Err(error) = outcome {
@@ -258,14 +258,12 @@ fn start_in(
     target: Option<&Target<'_>>,
     cgroup: &cgroups::Made,
 ) -> Result<Started> {
-    let entry = match (target.and_then(|target| target.cgroup), &cgroup.group) {
-        (Some(group), _) | (None, Some(group)) => Some(group.entry().map_err(cgroups::error)?),
-        (None, None) => None,
-    };
+    let group = target.and_then(|target| target.cgroup).or(cgroup.group.as_ref());
+    let entry = group.map(|group| group.entry().map_err(cgroups::error)).transpose()?;
     wiring.prepare(plan, entry.as_ref())?;
     let into = entry.as_ref().and_then(|entry| entry.clone_into.as_ref());
     if let Some(into) = into.filter(|_| !STILLBORN.load(Ordering::Relaxed)) {
-        if let Some(started) = attempt(plan, wiring, gate, entry.as_ref(), Some(into))? {
+        if let Some(started) = attempt(plan, wiring, gate, group, entry.as_ref(), Some(into))? {
             return Ok(started);
         }
         STILLBORN.store(true, Ordering::Relaxed);
@@ -274,7 +272,7 @@ fn start_in(
     if let Some(into) = into {
         wiring.enter_by_writing(into)?;
     }
-    attempt(plan, wiring, gate, entry.as_ref(), None)?.ok_or_else(ended_early)
+    attempt(plan, wiring, gate, group, entry.as_ref(), None)?.ok_or_else(ended_early)
 }
 
 /// Children that are cloned into a control group are killed at birth. Linux 6.14 and later do so when the calling process's own
@@ -296,6 +294,7 @@ fn attempt(
     plan: &Plan,
     wiring: &mut Wiring,
     gate: GateKind,
+    group: Option<&cgroup::Cgroup>,
     entry: Option<&cgroup::Entry>,
     into: Option<&OwnedFd>,
 ) -> Result<Option<Started>> {
@@ -331,8 +330,8 @@ fn attempt(
         }
     };
     // While memory is shared the launcher only comes back when the command runs: the child's first word tells that it lives.
-    let mut server =
-        Server::new(&plan.services, channel, cradle.born(), wiring.console.as_ref().map(AsFd::as_fd));
+    let console = wiring.console.as_ref().map(AsFd::as_fd);
+    let mut server = Server::new(&plan.services, channel, cradle.born(), console, group);
     let (outcome, cloned) = if shares_memory {
         let outcome = server.serve(&plan.inside);
         if outcome.is_err()

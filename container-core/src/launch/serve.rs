@@ -6,7 +6,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::child::Failure;
 use super::protocol::{self, Message};
-use super::{failure, identity, maps};
+use super::{Target, failure, identity, maps};
 use crate::error::{Error, Result};
 use crate::plan::Services;
 use crate::plan::operation::{Operation, Request};
@@ -31,6 +31,8 @@ pub(super) struct Server<'a> {
     born: &'a Born,
     successor: Option<(i32, OwnedFd)>,
     console: Option<BorrowedFd<'a>>,
+    /// The container's control group, for hooks that run inside.
+    cgroup: Option<&'a cgroup::Cgroup>,
     terminal: Option<OwnedFd>,
     announced: bool,
     silent: bool,
@@ -42,9 +44,10 @@ impl<'a> Server<'a> {
         channel: OwnedFd,
         born: &'a Born,
         console: Option<BorrowedFd<'a>>,
+        cgroup: Option<&'a cgroup::Cgroup>,
     ) -> Self {
         let (announced, silent) = (false, true);
-        Self { services, channel, born, successor: None, console, terminal: None, announced, silent }
+        Self { services, channel, born, successor: None, console, cgroup, terminal: None, announced, silent }
     }
 
     /// The process has not said a word.
@@ -121,7 +124,9 @@ impl<'a> Server<'a> {
             || is(Request::NetworkDevices)
             || is(Request::Listener)
         {
-            super::extra::answer(self.services, request, fd, self.current()?)?;
+            let (pid, pidfd) = self.current()?;
+            let target = Target { pidfd, pid, cgroup: self.cgroup };
+            super::extra::answer(self.services, request, fd, &target)?;
         }
         Ok(message.to_vec())
     }

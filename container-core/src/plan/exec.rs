@@ -1,19 +1,53 @@
 //! One more process of a running container.
 
-use std::ffi::CString;
 use std::path::Path;
 
 use oci_spec::runtime::{Hook, Process, Spec};
 
 use super::namespaces::Namespaces;
 use super::operation::{FIRST_FREE, Operation, PROC, Slot};
-use super::{Extras, Facts, Plan, Program, Services, c_string, process};
+use super::{Extras, Facts, Plan, Program, Services, StartHook, c_string, process};
 use crate::error::{Error, Result};
 
 /// The slot of the container's init, by which all its namespaces are joined in one call.
 pub(crate) const INIT: Slot = FIRST_FREE;
 
 pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) -> Result<Plan> {
+    let plan = joining(process, container, extras, facts)?;
+    if !plan.program.by_descriptor {
+        // By its path: somebody inside could make the path lead to the host's binary at the last moment.
+        return Err(Error::unsupported(
+            "one more process under a seccomp profile that refuses execveat",
+            "let the profile allow execveat: the command is executed by its descriptor",
+        ));
+    }
+    Ok(plan)
+}
+
+/// The startContainer hooks. They run inside, where nobody is yet but the process that waits for them, with what the command gets:
+/// user, capabilities, limits, filter, control group, working directory, and its environment unless they have one of their own.
+pub(crate) fn start_hooks(container: &Spec, extras: &Extras, facts: &Facts) -> Result<Vec<StartHook>> {
+    let hooks = container.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    let (Some(hooks), Some(command)) = (hooks, container.process()) else { return Ok(Vec::new()) };
+    let lowered = hooks.iter().map(|hook| {
+        let path = hook.path().to_string_lossy().into_owned();
+        let mut process = command.clone();
+        process.set_args(Some(match hook.args().as_ref().filter(|args| !args.is_empty()) {
+            Some(args) => args.clone(),
+            None => vec![path],
+        }));
+        process.set_terminal(Some(false));
+        if hook.env().is_some() {
+            process.set_env(hook.env().clone());
+        }
+        let mut plan = joining(&process, container, extras, facts)?;
+        plan.program.candidates = vec![c_string("hooks.path", hook.path().as_os_str())?];
+        Ok(StartHook { hook: hook.clone(), plan })
+    });
+    lowered.collect()
+}
+
+fn joining(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) -> Result<Plan> {
     let mut slots = INIT + 1;
     // Whether a namespace was made or joined when the container started: its init is in it, and that is what counts now.
     let namespaces = Namespaces::from_spec(container, &mut slots)?;
@@ -72,32 +106,21 @@ pub(super) fn process(process: &Process, container: &Spec, extras: &Extras, fact
     }
     let mut program = process::program(process, container, extras)?;
     program.keeps_name = false;
-    if !program.by_descriptor {
-        // By its path: somebody inside could make the path lead to the host's binary at the last moment.
-        return Err(Error::unsupported(
-            "one more process under a seccomp profile that refuses execveat",
-            "let the profile allow execveat: the command is executed by its descriptor",
-        ));
-    }
     services.command = program.argv[0].clone();
     services.environment = program.env.clone();
     Ok(Plan { inside, slots, program, services, privileged: facts.privileged, ..Plan::empty() })
 }
 
-/// A hook that runs in the container's namespaces, as its root. Its path is found where the root of the mount namespace is: in the
-/// host's tree until the container has entered its own, and in the container from then on.
-/// Without an environment of its own it gets `env`.
-pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>) -> Result<Plan> {
+/// A createContainer hook: it runs in the container's namespaces, as their root. The root of the mount namespace is still that of the
+/// host's tree, where its path is found, with the container's tree mounted at `root`.
+pub(crate) fn hook(hook: &Hook, kinds: u64, root: &Path) -> Result<Plan> {
     let strings = |list: &Vec<String>| list.iter().map(|s| c_string("hooks", s)).collect::<Result<Vec<_>>>();
     let path = c_string("hooks.path", hook.path().as_os_str())?;
     let argv = match hook.args().as_ref().filter(|args| !args.is_empty()) {
         Some(args) => strings(args)?,
         None => vec![path.clone()],
     };
-    let env = match hook.env() {
-        Some(env) => strings(env)?,
-        None => env.to_vec(),
-    };
+    let env = hook.env().as_ref().map(strings).transpose()?.unwrap_or_default();
     let user = kinds & super::namespaces::USER != 0;
     let mut inside = vec![
         Operation::Shield,
@@ -108,16 +131,8 @@ pub(crate) fn hook(hook: &Hook, kinds: u64, env: &[CString], cwd: Option<&Path>)
     if user {
         inside.push(Operation::BecomeRoot);
     }
-    if cwd.is_none()
-        && hook.env().is_none()
-        && !env.iter().any(|entry| entry.to_bytes().starts_with(b"HOME="))
-    {
-        inside.extend([Operation::OpenRoot { path: c"/".to_owned() }, Operation::Home { uid: 0 }]);
-    }
-    if let Some(cwd) = cwd {
-        let path = c_string("bundle", cwd.as_os_str())?;
-        inside.push(Operation::WorkingDirectory { path, last: true });
-    }
+    let root = c_string("bundle", root.as_os_str())?;
+    inside.push(Operation::WorkingDirectory { path: root, last: true });
     inside.extend([Operation::Session, Operation::Descriptors, Operation::Locate, Operation::Exec]);
     let services = Services { command: path.clone(), ..Services::default() };
     let program = Program { argv, env, candidates: vec![path], by_descriptor: true, keeps_name: false };

@@ -27,7 +27,7 @@ pub use facts::Facts;
 pub(crate) use namespaces::{Maps, Namespaces, USER};
 use oci_spec::runtime::{LinuxResources, Spec};
 use operation::{Operation, Slot};
-pub(crate) use services::{Listener, Services};
+pub(crate) use services::{Listener, Services, StartHook};
 
 use crate::error::{Error, Result};
 

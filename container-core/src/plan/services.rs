@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 
 use super::namespaces::{Maps, Namespaces};
-use super::{Extras, process};
+use super::{Extras, Plan, process};
 use crate::error::Result;
 
 /// Everything a starting process can ask its parent for.
@@ -39,13 +39,21 @@ pub(crate) struct Listener {
     pub(crate) metadata: Option<String>,
 }
 
-/// Hooks that belong to create and start.
+/// Hooks that belong to create and start. Those of the start take the rest of the plan: see [`exec::start_hooks`](super::exec::start_hooks).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CreateHooks {
     pub(crate) prestart: Vec<Hook>,
     pub(crate) create_runtime: Vec<Hook>,
     pub(crate) create_container: Vec<Hook>,
-    pub(crate) start_container: Vec<Hook>,
+    pub(crate) start_container: Vec<StartHook>,
+}
+
+/// A startContainer hook, which is found among the container's own files, with the plan to run it as one more process of the
+/// container: it has no right that the command has not.
+#[derive(Clone, Debug)]
+pub(crate) struct StartHook {
+    pub(crate) hook: Hook,
+    pub(crate) plan: Plan,
 }
 
 /// What hooks are told about the container, beside its pid and status.
@@ -86,6 +94,6 @@ fn hooks(hooks: Option<&Hooks>) -> CreateHooks {
         prestart: hooks.prestart().clone().unwrap_or_default(),
         create_runtime: hooks.create_runtime().clone().unwrap_or_default(),
         create_container: hooks.create_container().clone().unwrap_or_default(),
-        start_container: hooks.start_container().clone().unwrap_or_default(),
+        start_container: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 mod cases;
 mod configurations;
 mod crashes;
+mod hooks;
 mod lifecycle;
 mod mounts;
 mod support;
