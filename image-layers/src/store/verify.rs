@@ -166,7 +166,7 @@ impl Store {
             control: Control::default().layer(Step::Unpack, index, image.layers().len(), layer.size),
         };
         let backend = snapshot::snapshotter(self.backend(), self.owners());
-        match snapshot::unpack(&*backend, &below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
+        match snapshot::unpack(&*backend, below, vec![job], &mut |_, scratch| Ok(scratch.to_owned())) {
             Ok(()) => {}
             // The blob is damaged, or a layer below is. Both are told of by themselves.
             Err(error) if error.class() != Class::Io => return Ok(None),
