@@ -152,6 +152,15 @@ pub(super) fn namespace() -> Result<Arc<OwnedFd>, String> {
         Lack::Nothing(reason) | Lack::Broken(reason) => reason,
     })?;
     let member = Hand::start(None).map_err(|e| format!("a user namespace cannot be made: {e}"))?;
+    // Whatever makes this program untraceable for a moment, as a container that is being started by another thread may, makes its
+    // files in /proc root's, and the helpers ask whose they are.
+    let is_ours = || fs::metadata(format!("/proc/{}", member.pid())).is_ok_and(|info| info.uid() == own.0);
+    for _ in 0..100 {
+        if is_ours() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     let helpers = [("newuidmap", own.0, uids), ("newgidmap", own.1, gids)].map(|(program, own, ranges)| {
         let mut command = Command::new(program);
         command.arg(member.pid().to_string());

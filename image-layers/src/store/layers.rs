@@ -250,7 +250,7 @@ impl WritableLayer {
     /// [`Error::InUse`] while another handle, in this process or another one, has it open; then it stays. [`Error::Io`].
     pub fn remove(self) -> Result<()> {
         let path = self.path();
-        if !lock::try_exclusive(&self.lock).map_err(Error::io("lock", &path))? {
+        if !lock::try_exclusive_soon(&self.lock).map_err(Error::io("lock", &path))? {
             return Err(Error::InUse { what: format!("writable layer {:?}", self.key) });
         }
         Trash::new(&self.store).discard(&path)

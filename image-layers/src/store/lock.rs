@@ -67,6 +67,18 @@ pub(super) fn try_exclusive(file: &File) -> rustix::io::Result<bool> {
     }
 }
 
+/// Whether the exclusive lock could be had, but for a moment: a process that is just being started by another thread has copies
+/// of all descriptors until it executes its program, and with them the locks that were given up meanwhile.
+pub(super) fn try_exclusive_soon(file: &File) -> rustix::io::Result<bool> {
+    for _ in 0..20 {
+        if try_exclusive(file)? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    try_exclusive(file)
+}
+
 /// Whether a shared lock could be had at once.
 pub(super) fn try_shared(file: &File) -> rustix::io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockShared) {

@@ -319,7 +319,7 @@ impl Store {
             for name in names_in(&directory)? {
                 let path = directory.join(name);
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
-                if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
+                if !lock::try_exclusive_soon(&file).map_err(Error::io("lock", &path))? {
                     return Err(Error::InUse { what: format!("{}", path.display()) });
                 }
             }
