@@ -116,6 +116,9 @@ pub use document::ImageConfig;
 pub use error::{Class, Error, Result};
 pub use image::{Image, ImageLayer};
 pub use limits::Limits;
+/// For `container-core`, which copies files in and out of containers: no part of what this crate promises.
+#[doc(hidden)]
+pub use owners::reach;
 pub use owners::{IdMaps, IdRange, Owners};
 pub use platform::Platform;
 pub use progress::{Cancel, Event, Loss, Progress, Step, UnpackOptions};

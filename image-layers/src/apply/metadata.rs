@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::Error;
 use crate::owners::{self, IdMaps, Owners, reach};
-use crate::sys::hand::{Call, timespecs};
+use crate::sys::call::{Call, timespecs};
 use crate::tar::{Timestamp, Xattrs};
 
 use super::path::lossy;

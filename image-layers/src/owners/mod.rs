@@ -8,7 +8,7 @@
 mod attributes;
 mod granted;
 mod maps;
-pub(crate) mod reach;
+pub mod reach;
 
 pub(crate) use attributes::{from_disk, to_disk};
 pub use maps::{IdMaps, IdRange};

@@ -7,14 +7,15 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, XattrFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 
-use crate::sys::hand::{Call, Hand};
+use crate::sys::call::{Call, OpenHow};
+use crate::sys::hand::Hand;
 
 /// While one of these lives, a hand that was needed stays for the next call. Held by whatever makes many.
 #[derive(Debug)]
-pub(crate) struct Reach(());
+pub struct Reach(());
 
 #[derive(Debug)]
 struct Shared {
@@ -37,7 +38,8 @@ fn shared() -> std::sync::MutexGuard<'static, Shared> {
 }
 
 impl Reach {
-    pub(crate) fn keep() -> Reach {
+    /// From here on.
+    pub fn keep() -> Reach {
         shared().users += 1;
         Reach(())
     }
@@ -107,7 +109,8 @@ macro_rules! reaching {
     };
 }
 
-pub(crate) fn openat(dir: impl AsFd, name: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+/// Of a single name, or a path that is followed.
+pub fn openat(dir: impl AsFd, name: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let dir = dir.as_fd();
     reaching!(
         rustix::fs::openat(dir, name, flags, mode),
@@ -116,17 +119,37 @@ pub(crate) fn openat(dir: impl AsFd, name: &[u8], flags: OFlags, mode: Mode) -> 
     )
 }
 
-pub(crate) fn unlinkat(dir: impl AsFd, name: &[u8], flags: AtFlags) -> Result<()> {
+/// With restrictions on how the path is resolved, which may have several components.
+pub fn openat2(
+    dir: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    let dir = dir.as_fd();
+    let how = OpenHow { flags: flags.bits().into(), mode: mode.bits().into(), resolve: resolve.bits() };
+    reaching!(
+        rustix::fs::openat2(dir, path, flags, mode, resolve),
+        Call::openat2(dir, &text(path)?, &how),
+        |call| call.opened()
+    )
+}
+
+/// Of a name.
+pub fn unlinkat(dir: impl AsFd, name: &[u8], flags: AtFlags) -> Result<()> {
     let dir = dir.as_fd();
     reaching!(rustix::fs::unlinkat(dir, name, flags), Call::unlinkat(dir, &text(name)?, flags), unit)
 }
 
-pub(crate) fn mkdirat(dir: impl AsFd, name: &[u8], mode: Mode) -> Result<()> {
+/// Of a name.
+pub fn mkdirat(dir: impl AsFd, name: &[u8], mode: Mode) -> Result<()> {
     let dir = dir.as_fd();
     reaching!(rustix::fs::mkdirat(dir, name, mode), Call::mkdirat(dir, &text(name)?, mode), unit)
 }
 
-pub(crate) fn renameat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
+/// From one directory to another.
+pub fn renameat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     reaching!(
         rustix::fs::renameat(from, name, to, new),
@@ -135,7 +158,8 @@ pub(crate) fn renameat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) 
     )
 }
 
-pub(crate) fn linkat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
+/// Of a name that is not followed.
+pub fn linkat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     reaching!(
         rustix::fs::linkat(from, name, to, new, AtFlags::empty()),
@@ -144,7 +168,8 @@ pub(crate) fn linkat(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) ->
     )
 }
 
-pub(crate) fn symlinkat(target: &[u8], dir: impl AsFd, name: &[u8]) -> Result<()> {
+/// Whatever the target.
+pub fn symlinkat(target: &[u8], dir: impl AsFd, name: &[u8]) -> Result<()> {
     let dir = dir.as_fd();
     reaching!(
         rustix::fs::symlinkat(target, dir, name),
@@ -165,13 +190,31 @@ pub(crate) fn mknodat(dir: impl AsFd, name: &[u8], kind: FileType, mode: Mode, d
     }
 }
 
+/// Of an open file, or of a name below an open directory that is not followed.
+pub fn chown(dir: impl AsFd, name: Option<&[u8]>, uid: u32, gid: u32) -> Result<()> {
+    let dir = dir.as_fd();
+    let (new_uid, new_gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    let tried = match name {
+        None => rustix::fs::fchown(dir, new_uid, new_gid),
+        Some(name) => rustix::fs::chownat(dir, name, new_uid, new_gid, AtFlags::SYMLINK_NOFOLLOW),
+    };
+    let name = name.map(text).transpose()?;
+    reaching!(tried, Call::chown(dir, name.as_deref(), uid, gid), unit)
+}
+
+/// Of an open file.
+pub fn fchmod(file: impl AsFd, mode: Mode) -> Result<()> {
+    let file = file.as_fd();
+    reaching!(rustix::fs::fchmod(file, mode), Call::fchmod(file, mode), unit)
+}
+
 /// By a path that is followed.
 pub(crate) fn chmod(path: &[u8], mode: Mode) -> Result<()> {
     reaching!(rustix::fs::chmod(path, mode), Call::chmod(&text(path)?, mode), unit)
 }
 
 /// Of a name that is not followed.
-pub(crate) fn statat(dir: impl AsFd, name: &[u8]) -> Result<Stat> {
+pub fn statat(dir: impl AsFd, name: &[u8]) -> Result<Stat> {
     match rustix::fs::statat(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
         // What is open needs no permission.
         Err(Errno::ACCESS) => rustix::fs::fstat(node(dir, name)?),
@@ -197,7 +240,8 @@ pub(crate) fn llistxattr(path: &[u8], buffer: &mut [u8]) -> Result<usize> {
         .answer())
 }
 
-pub(crate) fn lgetxattr(path: &[u8], key: &[u8], buffer: &mut [u8]) -> Result<usize> {
+/// Of a path whose last component is not followed.
+pub fn lgetxattr(path: &[u8], key: &[u8], buffer: &mut [u8]) -> Result<usize> {
     reaching!(
         rustix::fs::lgetxattr(path, key, &mut *buffer),
         Call::lgetxattr(&text(path)?, &text(key)?, buffer),
@@ -214,7 +258,7 @@ pub(crate) fn lsetxattr(path: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
 }
 
 /// The entries of an open directory, from the beginning.
-pub(crate) fn entries(dir: BorrowedFd<'_>) -> Result<Dir> {
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Dir> {
     // Not by `Dir::read_from`, which opens the directory as the caller.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Dir::new(openat(dir, b".", flags, Mode::empty())?)

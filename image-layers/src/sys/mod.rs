@@ -1,6 +1,7 @@
 //! The one place of this crate with `unsafe`: system calls that no safe wrapper has.
 #![allow(unsafe_code)]
 
+pub(crate) mod call;
 pub(crate) mod hand;
 
 use rustix::thread::UnshareFlags;
