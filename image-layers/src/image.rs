@@ -2,11 +2,11 @@
 
 use std::io::Read;
 
-use crate::document::Manifest;
+use crate::document::{Descriptor, Manifest};
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob};
 use crate::store::index::Record;
-use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store};
+use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store, media_type};
 
 /// An image in a [`Store`]: plain data about it. It stays usable for as long as the store has the image; hold a
 /// [`Lease`](crate::Lease) to be sure of that.
@@ -119,6 +119,26 @@ impl Image {
             }
         };
         snapshot::unpack_to_directory(self.layers.iter().enumerate().map(job).collect(), target.as_ref())
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What an index says of the image, apart from its names.
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        let descriptor = &self.record.descriptor;
+        match descriptor.digest.is_empty() {
+            // It is not listed any more.
+            true => {
+                let media_type = match &self.manifest.media_type[..] {
+                    "" => media_type::OCI_MANIFEST,
+                    other => other,
+                };
+                Descriptor::new(media_type, self.digest(), self.manifest_bytes.len() as u64)
+            }
+            false => Descriptor { annotations: Default::default(), ..descriptor.clone() },
+        }
     }
 
     /// Digest and size of everything the image consists of.

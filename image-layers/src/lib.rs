@@ -1,4 +1,4 @@
-//! OCI images as layers: import, verify, unpack into immutable snapshots, writable layers, diff and commit.
+//! OCI images as layers: import, verify, unpack into immutable snapshots, writable layers, diff, commit and export.
 //!
 //! This crate takes images apart and puts them together. It runs nothing and mounts nothing: what a container's root
 //! filesystem is made of, it hands over as plain data ([`RootfsMount`]). It needs no daemon, no root and no network.
@@ -56,6 +56,7 @@
 //! | unpack a layer | [`Store::unpack`] | an immutable snapshot, named by its ChainID |
 //! | give a container its own layer | [`Store::prepare`] | a [`WritableLayer`] and how to mount it |
 //! | turn changes into a layer | [`WritableLayer::commit`], [`ImageBuilder`] | a new image |
+//! | pass images on | [`Image::export`], [`Export`] | an archive for every engine, or an OCI layout |
 //! | tidy up | [`Store::collect_garbage`], [`Store::verify`], [`Store::usage`] | |
 //!
 //! How the snapshots are kept is a choice of [`SnapshotKind`]; [`probe_snapshots`] says what a host can do.
@@ -116,9 +117,6 @@ pub use document::ImageConfig;
 pub use error::{Class, Error, Result};
 pub use image::{Image, ImageLayer};
 pub use limits::Limits;
-/// For `container-core`, which copies files in and out of containers: no part of what this crate promises.
-#[doc(hidden)]
-pub use owners::reach;
 pub use owners::{IdMaps, IdRange, Owners};
 pub use platform::Platform;
 pub use progress::{Cancel, Event, Loss, Progress, Step, UnpackOptions};
@@ -127,6 +125,6 @@ pub use rootfs::{LowerLayer, RootfsMount};
 pub use snapshot::{SnapshotKind, SnapshotProbe, probe_snapshots};
 pub use source::{ImportOptions, Source, SourceImage};
 pub use store::{
-    Collected, Damage, ImageUsage, LayerUsage, Lease, SnapshotUsage, Store, StoreOptions, Subject, Usage,
-    View, WritableLayer,
+    Collected, Damage, Export, ImageUsage, LayerUsage, Lease, SnapshotUsage, Store, StoreOptions, Subject,
+    Usage, View, WritableLayer,
 };

@@ -11,7 +11,6 @@
 //! sha256` writes nothing, `pipe + sha256` also makes the files with as few system calls as possible, trusting its input.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
 
-mod archive;
 mod floor;
 
 use std::error::Error;
@@ -20,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use image_layers::{Image, ImportOptions, SnapshotKind, Store, StoreOptions, UnpackOptions};
+use image_layers::{Export, Image, ImportOptions, SnapshotKind, Store, StoreOptions, UnpackOptions};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -121,8 +120,9 @@ fn report(contenders: &[Contender], times: &mut [Vec<f64>], memory: &[u64]) {
 fn contenders(layout: &Path, name: &str, scratch: &Path) -> Vec<Contender> {
     let blobs = blobs(layout, name);
     let archive = scratch.join("image.tar");
-    let (store, image) = source(layout, name);
-    archive::write(&store, &image, &format!("localhost/bench/{}", name.replace(':', "-")), &archive).unwrap();
+    let (_, image) = source(layout, name);
+    let known_as = format!("localhost/bench/{}", name.replace(':', "-")).parse().unwrap();
+    Export::new(&image).named(known_as).archive(&archive).unwrap();
     let (layout, name) = (layout.to_owned(), name.to_owned());
     let mut all = Vec::new();
     let inside = [

@@ -40,6 +40,7 @@
 //!   for either, as little as what containers write there.
 
 mod compare;
+mod export;
 mod gc;
 pub(crate) mod import;
 pub(crate) mod index;
@@ -58,6 +59,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use export::Export;
 pub use gc::Collected;
 pub use layers::{View, WritableLayer};
 pub use lease::Lease;
@@ -319,7 +321,7 @@ impl Store {
             for name in names_in(&directory)? {
                 let path = directory.join(name);
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
-                if !lock::try_exclusive_soon(&file).map_err(Error::io("lock", &path))? {
+                if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
                     return Err(Error::InUse { what: format!("{}", path.display()) });
                 }
             }
