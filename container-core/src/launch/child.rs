@@ -186,6 +186,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
                 fd::write(entry, b"0")?;
             }
         }
+        Operation::FromHost { sources } => from_host(context, sources)?,
         Operation::OpenInside { slot, path, recursive } => {
             let place = path::open(context.scratch.root, path)?;
             let tree = mount::clone_tree(place, c"", *recursive, true);
@@ -343,6 +344,20 @@ pub(super) fn ask_with(context: &mut Context, request: Request, fd: Option<i32>)
         thread::exit(127);
     }
     if shows { shield(context, true) } else { Ok(()) }
+}
+
+/// Takes over what the parent opens of the host.
+fn from_host(context: &mut Context, sources: &[Operation]) -> Sys<()> {
+    socket::send(context.channel, &protocol::request(Request::FromHost), None)?;
+    for slot in sources.iter().filter_map(Operation::opens) {
+        let mut answer = [0; protocol::SIZE];
+        match socket::receive(context.channel, &mut answer)? {
+            (0, _) => thread::exit(127),
+            (_, Some(fd)) => set_slot(context, slot, fd),
+            (_, None) => return Err(Errno(libc::EMFILE)),
+        }
+    }
+    Ok(())
 }
 
 /// All namespaces of init in one call, which checks rights once for all of them. Where init has some in common with us that a

@@ -260,7 +260,7 @@ fn start_in(
 ) -> Result<Started> {
     let group = target.and_then(|target| target.cgroup).or(cgroup.group.as_ref());
     let entry = group.map(|group| group.entry().map_err(cgroups::error)).transpose()?;
-    wiring.prepare(plan, entry.as_ref())?;
+    wiring.prepare(plan)?;
     let into = entry.as_ref().and_then(|entry| entry.clone_into.as_ref());
     if let Some(into) = into.filter(|_| !STILLBORN.load(Ordering::Relaxed)) {
         if let Some(started) = attempt(plan, wiring, gate, group, entry.as_ref(), Some(into))? {
@@ -332,6 +332,8 @@ fn attempt(
     // While memory is shared the launcher only comes back when the command runs: the child's first word tells that it lives.
     let console = wiring.console.as_ref().map(AsFd::as_fd);
     let mut server = Server::new(&plan.services, channel, cradle.born(), console, group);
+    let asks = |operation: &Operation| matches!(operation, Operation::FromHost { .. });
+    server.open_with(plan.inside.iter().any(asks).then(|| wiring.outside_context(plan)));
     let (outcome, cloned) = if shares_memory {
         let outcome = server.serve(&plan.inside);
         if outcome.is_err()

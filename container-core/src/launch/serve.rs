@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::child::Failure;
+use super::child::{self, Context, Failure};
 use super::protocol::{self, Message};
 use super::{Target, failure, identity, maps};
 use crate::error::{Error, Result};
@@ -34,6 +34,9 @@ pub(super) struct Server<'a> {
     /// The container's control group, for hooks that run inside.
     cgroup: Option<&'a cgroup::Cgroup>,
     terminal: Option<OwnedFd>,
+    /// What the host's part of mounts is made with, and how often that was asked for.
+    host: Option<Context>,
+    opened: usize,
     announced: bool,
     silent: bool,
 }
@@ -46,8 +49,24 @@ impl<'a> Server<'a> {
         console: Option<BorrowedFd<'a>>,
         cgroup: Option<&'a cgroup::Cgroup>,
     ) -> Self {
-        let (announced, silent) = (false, true);
-        Self { services, channel, born, successor: None, console, cgroup, terminal: None, announced, silent }
+        Self {
+            services,
+            channel,
+            born,
+            successor: None,
+            console,
+            cgroup,
+            terminal: None,
+            host: None,
+            opened: 0,
+            announced: false,
+            silent: true,
+        }
+    }
+
+    /// Lets the process ask for parts of the host.
+    pub(super) fn open_with(&mut self, context: Option<Context>) {
+        self.host = context;
     }
 
     /// The process has not said a word.
@@ -79,6 +98,9 @@ impl<'a> Server<'a> {
                 }
                 Message::Request(request) if request == Request::Ready as u32 => return Ok(Outcome::Ready),
                 Message::Request(request) if request == Request::Executing as u32 => self.announced = true,
+                Message::Request(request) if request == Request::FromHost as u32 => {
+                    self.open_sources(operations)?;
+                }
                 // It is told twice.
                 Message::Request(request)
                     if request == Request::Successor as u32 && self.successor.is_some() => {}
@@ -95,6 +117,37 @@ impl<'a> Server<'a> {
                 }
             }
         }
+    }
+
+    /// Makes the host's part of mounts, the next in the plan that is not made yet, and hands it over.
+    fn open_sources(&mut self, operations: &[Operation]) -> Result<()> {
+        let mut lists = operations.iter().filter_map(|operation| match operation {
+            Operation::FromHost { sources } => Some(sources),
+            _ => None,
+        });
+        let (Some(sources), Some(context)) = (lists.nth(self.opened), &mut self.host) else {
+            let unknown = std::io::Error::from(std::io::ErrorKind::InvalidData);
+            return Err(Error::setup(Step::OpenTree, "what the process asks for", unknown));
+        };
+        self.opened += 1;
+        let made = child::run(sources, context).map_err(|(index, failure)| {
+            failure::explain(sources, index, failure, &context.scratch.text, self.services)
+        });
+        let mut take = |slot| std::mem::replace(&mut context.slots[slot], -1);
+        let opened: Vec<OwnedFd> = sources
+            .iter()
+            .filter_map(Operation::opens)
+            .map(&mut take)
+            .filter(|fd| *fd >= 0)
+            .map(crate::sys::fd::adopt)
+            .collect();
+        made?;
+        for fd in &opened {
+            let message = protocol::request(Request::FromHost);
+            socket::send(self.channel.as_raw_fd(), &message, Some(fd.as_raw_fd()))
+                .map_err(|errno| Error::setup(Step::Clone, "the channel", errno))?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, request: u32, fd: Option<OwnedFd>, message: &[u8]) -> Result<Vec<u8>> {

@@ -58,21 +58,25 @@ impl Wiring {
     }
 
     /// Runs the plan's outside part.
-    pub(super) fn prepare(&mut self, plan: &Plan, entry: Option<&cgroup::Entry>) -> Result<()> {
+    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<()> {
         let proc = fd::openat(fd::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0)
             .map_err(|errno| Error::io("open", "/proc", errno))?;
         self.slots[PROC] = proc;
         for (slot, maps) in &plan.idmaps {
             self.slots[*slot] = maps::user_namespace(maps)?;
         }
-        let mut context = self.context(plan, GateKind::Open, false, entry);
-        context.own_mounts = false;
+        let mut context = self.outside_context(plan);
         let done = run_outside(&plan.outside, &mut context);
         // What was opened is ours to close, also when a later operation failed.
         self.slots = context.slots;
         done.map_err(|(index, failure)| {
             failure::explain(&plan.outside, index, failure, &context.scratch.text, &plan.services)
         })
+    }
+
+    /// What the calling thread works with, in the caller's own mount namespace.
+    pub(super) fn outside_context(&self, plan: &Plan) -> Context {
+        Context { own_mounts: false, ..self.context(plan, GateKind::Open, false, None) }
     }
 
     /// What the process gets to see of all this. Its descriptors are copies with the same numbers.

@@ -169,6 +169,12 @@ impl std::fmt::Display for Plan {
                 _ => operation.subject(),
             };
             line(f, operation.step().to_string(), subject)?;
+                Operation::FromHost { sources } => {
+                    for source in sources {
+                        line(f, source.step().to_string(), source.subject())?;
+                    }
+                    continue;
+                }
         }
         Ok(())
     }

@@ -168,6 +168,7 @@ impl Mounts<'_> {
         let name = source.display().to_string();
         let recursive = scope == Scope::Recursive;
         let inside = self.made_inside(&source, earlier);
+        let before = self.prepare.len();
         if let Some(path) = &inside {
             let path = c_string("mounts.source", path.as_os_str())?;
             self.prepare.push(Operation::OpenInside { slot, path, recursive });
@@ -179,7 +180,6 @@ impl Mounts<'_> {
                 follow: !options.source_nofollow,
             });
         }
-        let before = self.prepare.len() - 1;
         self.idmap(mount, options, slot, &name)?;
         if options.propagation.is_empty() {
             let attr = match self.root_propagation()? {
@@ -204,11 +204,31 @@ impl Mounts<'_> {
         for (attr, recursive) in changes {
             self.prepare.push(Operation::SetAttributes { slot, attr, recursive, name: name.clone() });
         }
-        if inside.is_some() {
-            self.attach.extend(self.prepare.drain(before..));
+        match inside {
+            Some(_) => self.attach.extend(self.prepare.drain(before..)),
+            None => self.from_host(before),
         }
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
+    }
+
+    /// What was pushed to `prepare` from `before` on is the host's part of the next mount. It is made before the clone, unless a mount
+    /// was made inside by then: since Linux 6.8 `/proc/self/mountinfo` lists mounts in the order in which they were made, and tools
+    /// take the last one of a path for the one that is seen.
+    fn from_host(&mut self, before: usize) {
+        let made_inside = self.attach.iter().any(|operation| matches!(operation, Operation::Mount(_)));
+        if !self.facts.privileged || !made_inside {
+            return;
+        }
+        let operations = self.prepare.drain(before..);
+        let run = self.attach.iter().rposition(|operation| !matches!(operation, Operation::Attach { .. }));
+        match run.and_then(|at| self.attach.get_mut(at)) {
+            Some(Operation::FromHost { sources }) => sources.extend(operations),
+            _ => {
+                let sources = operations.collect();
+                self.attach.push(Operation::FromHost { sources });
+            }
+        }
     }
 
     /// The path in the container of a source in its root directory where mounts were made before: only there they can be seen.
@@ -337,10 +357,11 @@ impl Mounts<'_> {
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
             inherit_mode: kind == "tmpfs" && !options.data.iter().any(|option| option.starts_with("mode=")),
+            self.from_host(before);
         };
         // What is made of the host's files has to be made where they are.
         if self.facts.privileged && !pseudo {
-            let slot = self.slot();
+            let (slot, before) = (self.slot(), self.prepare.len());
             let target = new.target.clone();
             self.prepare.push(Operation::MakeMount { slot, new: Box::new(new) });
             self.attach.push(Operation::Attach { slot, target, source: kind.to_owned() });
@@ -379,7 +400,7 @@ impl Mounts<'_> {
     }
 
     pub(super) fn bind_source(&mut self, source: &Path, target: Target, attr: MountAttr) -> Result<()> {
-        let slot = self.slot();
+        let (slot, before) = (self.slot(), self.prepare.len());
         let name = source.display().to_string();
         self.prepare.push(Operation::OpenTree {
             slot,
@@ -399,6 +420,7 @@ impl Mounts<'_> {
 fn destination(mount: &Mount, root: &Path) -> Result<OsString> {
     let path = mount.destination();
     if path.as_os_str().is_empty() {
+        self.from_host(before);
         return Err(Error::invalid("mounts.destination", "it is empty"));
     }
     let mut plain = PathBuf::from("/");

@@ -148,6 +148,8 @@ pub(crate) enum Request {
     Executing,
 }
 
+    /// Make the host's part of mounts; the descriptors come back one by one.
+    FromHost,
 /// One step of a launch with all it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -192,6 +194,10 @@ pub(crate) enum Operation {
     },
     /// What lies in the container's root by now, with the mounts made there.
     OpenInside {
+    /// Have the parent do these, and take over what they opened.
+    FromHost {
+        sources: Vec<Operation>,
+    },
         slot: Slot,
         path: CString,
         recursive: bool,
@@ -393,6 +399,14 @@ pub(crate) fn namespace_names(flags: u64) -> String {
 impl Operation {
     /// The kind of step this is, for plans and errors.
     pub(crate) fn step(&self) -> Step {
+    /// The slot that it fills with a part of the host's tree, or with a file system made there.
+    pub(crate) fn opens(&self) -> Option<Slot> {
+        match self {
+            Self::OpenTree { slot, .. } | Self::MakeMount { slot, .. } => Some(*slot),
+            _ => None,
+        }
+    }
+
         match self {
             Self::OpenNamespace { .. } => Step::OpenNamespace,
             Self::Join { .. } | Self::JoinRetried | Self::JoinAll { .. } => Step::Join,
@@ -414,10 +428,13 @@ impl Operation {
                 Request::Executing => Step::Exec,
             },
             Self::BecomeRoot => Step::BecomeRoot,
+                Request::FromHost => Step::OpenTree,
             Self::EnterCgroup => Step::EnterCgroup,
-            Self::OpenTree { .. } | Self::OpenInside { .. } | Self::OpenNull | Self::OpenEmpty => {
-                Step::OpenTree
-            }
+            Self::OpenTree { .. }
+            | Self::OpenInside { .. }
+            | Self::OpenNull
+            | Self::OpenEmpty
+            | Self::FromHost { .. } => Step::OpenTree,
             Self::Overlay { .. } => Step::Overlay,
             Self::SetAttributes { .. } => Step::MountAttributes,
             Self::Idmap { .. } => Step::Idmap,
@@ -489,6 +506,11 @@ impl Operation {
             }
             Self::OpenInside { path, recursive, .. } => {
                 format!("{} of the container{}", text(path), if *recursive { " with all below" } else { "" })
+            Self::FromHost { sources } => {
+                let names: Vec<String> =
+                    sources.iter().filter(|source| source.opens().is_some()).map(Self::subject).collect();
+                names.join(", ")
+            }
             }
             Self::OpenNull => "/dev/null".into(),
             Self::OpenEmpty => "an empty directory".into(),

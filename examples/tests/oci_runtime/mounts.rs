@@ -1,7 +1,9 @@
 //! A container without a mount namespace of its own has its root mounted in the caller's: that mount goes away with it, and no
-//! other does.
+//! other does. And what a container with one sees of its mounts.
 
 use std::process::Command;
+
+use serde_json::json;
 
 use crate::support::{Sandbox, is_root, runtime, skip};
 
@@ -87,4 +89,41 @@ fn a_killed_creator_leaves_the_clients_mount() {
            done"#,
         |_| {},
     );
+}
+
+/// Tools take the last line of a path for the mount that is seen.
+#[test]
+fn mountinfo_lists_mounts_in_the_order_of_the_configuration() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !is_root() {
+        return skip("root", "in a user namespace the host's mounts come first");
+    }
+    let host = sandbox.bundle().join("shared");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("file"), "from the host\n").unwrap();
+    sandbox.configure(&["cat", "/proc/self/mountinfo"], |config| {
+        let bind = |to: &str| json!({ "destination": to, "source": host, "options": ["bind", "ro"] });
+        let tmpfs = |to: &str| json!({ "destination": to, "type": "tmpfs", "source": "tmpfs" });
+        config["mounts"].as_array_mut().unwrap().extend([
+            bind("/b1"),
+            json!({ "destination": "/b2", "source": host.join("file"), "options": ["bind"] }),
+            tmpfs("/t1"),
+            bind("/t1/b3"),
+            tmpfs("/b1/../t2"),
+            tmpfs("/over"),
+            bind("/over"),
+        ]);
+    });
+    let text = sandbox.ok(&["run", "c"]);
+    let places: Vec<&str> = text.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    assert_eq!(places, ["/", "/proc", "/b1", "/b2", "/t1", "/t1/b3", "/t2", "/over", "/over"]);
+    assert!(text.lines().last().unwrap().contains("/shared /over ro"), "{text}");
+
+    sandbox.configure(&["cat", "/b2"], |config| {
+        let missing = json!({ "destination": "/b2", "source": "/nothing/there", "options": ["bind"] });
+        config["mounts"].as_array_mut().unwrap().push(missing);
+    });
+    let words = sandbox.refused(&["run", "c"]);
+    assert!(words.contains("open /nothing/there: no such file or directory"), "{words}");
+    sandbox.assert_clean("in the end");
 }
