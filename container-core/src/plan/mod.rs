@@ -166,15 +166,15 @@ impl std::fmt::Display for Plan {
                     words.join(" ")
                 }
                 Operation::Locate => continue,
-                _ => operation.subject(),
-            };
-            line(f, operation.step().to_string(), subject)?;
                 Operation::FromHost { sources } => {
                     for source in sources {
                         line(f, source.step().to_string(), source.subject())?;
                     }
                     continue;
                 }
+                _ => operation.subject(),
+            };
+            line(f, operation.step().to_string(), subject)?;
         }
         Ok(())
     }

@@ -357,13 +357,13 @@ impl Mounts<'_> {
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
             inherit_mode: kind == "tmpfs" && !options.data.iter().any(|option| option.starts_with("mode=")),
-            self.from_host(before);
         };
         // What is made of the host's files has to be made where they are.
         if self.facts.privileged && !pseudo {
             let (slot, before) = (self.slot(), self.prepare.len());
             let target = new.target.clone();
             self.prepare.push(Operation::MakeMount { slot, new: Box::new(new) });
+            self.from_host(before);
             self.attach.push(Operation::Attach { slot, target, source: kind.to_owned() });
         } else {
             self.attach.push(Operation::Mount(Box::new(new)));
@@ -410,6 +410,7 @@ impl Mounts<'_> {
         });
         let attr = MountAttr { propagation: libc::MS_PRIVATE, ..attr };
         self.prepare.push(Operation::SetAttributes { slot, attr, recursive: true, name: name.clone() });
+        self.from_host(before);
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
     }
@@ -420,7 +421,6 @@ impl Mounts<'_> {
 fn destination(mount: &Mount, root: &Path) -> Result<OsString> {
     let path = mount.destination();
     if path.as_os_str().is_empty() {
-        self.from_host(before);
         return Err(Error::invalid("mounts.destination", "it is empty"));
     }
     let mut plain = PathBuf::from("/");

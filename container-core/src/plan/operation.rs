@@ -146,10 +146,10 @@ pub(crate) enum Request {
     Ready,
     /// The next thing is exec.
     Executing,
-}
-
     /// Make the host's part of mounts; the descriptors come back one by one.
     FromHost,
+}
+
 /// One step of a launch with all it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -192,12 +192,12 @@ pub(crate) enum Operation {
         recursive: bool,
         follow: bool,
     },
-    /// What lies in the container's root by now, with the mounts made there.
-    OpenInside {
     /// Have the parent do these, and take over what they opened.
     FromHost {
         sources: Vec<Operation>,
     },
+    /// What lies in the container's root by now, with the mounts made there.
+    OpenInside {
         slot: Slot,
         path: CString,
         recursive: bool,
@@ -397,8 +397,6 @@ pub(crate) fn namespace_names(flags: u64) -> String {
 }
 
 impl Operation {
-    /// The kind of step this is, for plans and errors.
-    pub(crate) fn step(&self) -> Step {
     /// The slot that it fills with a part of the host's tree, or with a file system made there.
     pub(crate) fn opens(&self) -> Option<Slot> {
         match self {
@@ -407,6 +405,8 @@ impl Operation {
         }
     }
 
+    /// The kind of step this is, for plans and errors.
+    pub(crate) fn step(&self) -> Step {
         match self {
             Self::OpenNamespace { .. } => Step::OpenNamespace,
             Self::Join { .. } | Self::JoinRetried | Self::JoinAll { .. } => Step::Join,
@@ -426,9 +426,9 @@ impl Operation {
                 Request::Successor => Step::Clone,
                 Request::Ready => Step::Gate,
                 Request::Executing => Step::Exec,
+                Request::FromHost => Step::OpenTree,
             },
             Self::BecomeRoot => Step::BecomeRoot,
-                Request::FromHost => Step::OpenTree,
             Self::EnterCgroup => Step::EnterCgroup,
             Self::OpenTree { .. }
             | Self::OpenInside { .. }
@@ -504,13 +504,13 @@ impl Operation {
             Self::OpenTree { path, recursive, .. } => {
                 format!("{}{}", text(path), if *recursive { " with all below" } else { "" })
             }
-            Self::OpenInside { path, recursive, .. } => {
-                format!("{} of the container{}", text(path), if *recursive { " with all below" } else { "" })
             Self::FromHost { sources } => {
                 let names: Vec<String> =
                     sources.iter().filter(|source| source.opens().is_some()).map(Self::subject).collect();
                 names.join(", ")
             }
+            Self::OpenInside { path, recursive, .. } => {
+                format!("{} of the container{}", text(path), if *recursive { " with all below" } else { "" })
             }
             Self::OpenNull => "/dev/null".into(),
             Self::OpenEmpty => "an empty directory".into(),
