@@ -87,6 +87,16 @@ pub(crate) fn lines(mappings: &[IdMapping]) -> String {
     })
 }
 
+/// The mappings in the text of `/proc/PID/uid_map`.
+pub(crate) fn parse(text: &str) -> Vec<IdMapping> {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(IdMapping { container_id: next()?, host_id: next()?, size: next()? })
+    };
+    text.lines().filter_map(line).collect()
+}
+
 /// The host id that container id `id` stands for.
 pub(crate) fn to_host(mappings: &[IdMapping], id: u32) -> Option<u32> {
     mappings
@@ -162,7 +172,10 @@ mod tests {
 
     #[test]
     fn lines_are_as_the_kernel_reads_them() {
-        assert_eq!(lines(&[map(0, 1000, 1), map(1, 100_000, 65536)]), "0 1000 1\n1 100000 65536\n");
+        let maps = [map(0, 1000, 1), map(1, 100_000, 65536)];
+        assert_eq!(lines(&maps), "0 1000 1\n1 100000 65536\n");
+        assert_eq!(parse(&lines(&maps)), maps);
+        assert_eq!(parse("         0          0 4294967295\n"), [map(0, 0, u32::MAX)]);
     }
 
     #[test]

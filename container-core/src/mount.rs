@@ -69,6 +69,10 @@ impl Mount {
         self
     }
 
+    pub(crate) fn destination(&self) -> &Path {
+        &self.destination
+    }
+
     pub(crate) fn to_spec(&self) -> SpecMount {
         let builder = MountBuilder::default()
             .typ(self.kind.clone())

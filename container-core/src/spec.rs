@@ -15,10 +15,11 @@ use oci_spec::runtime::{
 
 use crate::builder::{ContainerBuilder, DEFAULT_PIDS, Layer, Root, Seccomp};
 use crate::error::{Error, Result};
+use crate::host::granted::Lack;
 use crate::id_map::IdMapping;
 use crate::mount::{self, Mount};
 use crate::namespace::{Namespace, NamespaceKind};
-use crate::plan::{Extras, Facts, LowerLayer, Rootfs, UpperLayer};
+use crate::plan::{Extras, Facts, LowerLayer, Maps, Rootfs, UpperLayer};
 use crate::{capability, seccomp, state, user};
 
 /// The `PATH` of a container whose image sets none.
@@ -121,40 +122,55 @@ impl ContainerBuilder {
         if let Some(size) = self.memory_layer() {
             layer_over(UpperLayer::Memory { size }, facts.privileged, root.path(), extras);
         }
+        let wanted = self.user.clone().unwrap_or_else(|| image.user.clone());
+        let mut mappings = (self.uid_mappings.clone(), self.gid_mappings.clone());
+        if let Some(granted) = self.granted(&wanted, facts)? {
+            mappings = (granted.uids.clone(), granted.gids.clone());
+        }
+        // There is one id to give away, so it goes to the user that is wanted.
+        let numbers = match mappings.0.is_empty() && facts.has_one_id() {
+            true => Some(lookup(&wanted, extras.rootfs.as_ref(), &root)?),
+            false => None,
+        };
         let own_user_namespace = match self.namespace_of(NamespaceKind::User) {
             Some(Namespace::New) => true,
             Some(_) => false,
-            None => !facts.privileged || !self.uid_mappings.is_empty(),
-        };
-
-        let wanted = self.user.clone().unwrap_or_else(|| image.user.clone());
-        let mut mappings = (self.uid_mappings.clone(), self.gid_mappings.clone());
-        let mut numbers = (0, 0);
-        if own_user_namespace && mappings.0.is_empty() {
-            if facts.privileged {
-                let all = IdMapping { container_id: 0, host_id: 0, size: u32::MAX };
-                mappings = (vec![all], vec![all]);
-            } else {
-                // There is one id to give away, so it goes to the user that is wanted.
-                numbers = lookup(&wanted, extras.rootfs.as_ref(), &root)?;
-                mappings = (
-                    vec![IdMapping::single(numbers.0, facts.uid)],
-                    vec![IdMapping::single(numbers.1, facts.gid)],
-                );
+            None => {
+                let exists = numbers.is_none_or(|(uid, gid)| facts.has_ids(uid, gid));
+                !facts.sets_up(self.makes(NamespaceKind::Network)) || !mappings.0.is_empty() || !exists
             }
+        };
+        if own_user_namespace && mappings.0.is_empty() {
+            mappings = match (facts.all_ids(), numbers) {
+                (Some(all), None) => (all.uids, all.gids),
+                (_, numbers) => {
+                    let (uid, gid) = numbers.unwrap_or_default();
+                    (vec![IdMapping::single(uid, facts.uid)], vec![IdMapping::single(gid, facts.gid)])
+                }
+            };
         }
-        if numbers == (0, 0) && !wanted.is_empty() && (facts.privileged || !self.uid_mappings.is_empty()) {
+        if numbers.is_none() && !wanted.is_empty() {
             extras.user = Some(wanted);
         }
+        let numbers = numbers.unwrap_or_default();
 
-        let capabilities = self.capability_list(facts);
+        let capabilities = self.capability_list(own_user_namespace, facts);
         let process = self.process(&image, numbers, &capabilities, extras)?;
-        let terminal_group = !own_user_namespace || crate::id_map::to_host(&mappings.1, 5).is_some();
+        let terminal_group = match own_user_namespace {
+            true => crate::id_map::to_host(&mappings.1, 5).is_some(),
+            false => facts.has_ids(0, 5),
+        };
         let mut mounts = mount::defaults(terminal_group);
         if facts.cgroups.is_some() {
             mounts.push(Mount::cgroup());
         }
-        mounts.extend(self.mounts.iter().cloned());
+        let (instead, beside): (Vec<_>, Vec<_>) =
+            self.mounts.iter().cloned().partition(|mount| mount.destination() == Path::new("/proc"));
+        if let Some(instead) = instead.last() {
+            mounts.retain(|mount| mount.destination() != instead.destination());
+            mounts.insert(0, instead.clone());
+        }
+        mounts.extend(beside);
         let linux = self.linux(own_user_namespace, mappings, &capabilities, facts, extras)?;
 
         let mut builder = SpecBuilder::default()
@@ -164,7 +180,7 @@ impl ContainerBuilder {
             .mounts(mounts.iter().map(Mount::to_spec).collect::<Vec<_>>())
             .annotations(self.annotations.iter().cloned().collect::<HashMap<_, _>>())
             .linux(linux);
-        if self.namespace_of(NamespaceKind::Uts).is_none_or(|namespace| *namespace == Namespace::New) {
+        if self.makes(NamespaceKind::Uts) {
             builder =
                 builder.hostname(self.hostname.clone().unwrap_or_else(|| id.chars().take(12).collect()));
             if let Some(name) = &self.domainname {
@@ -315,12 +331,16 @@ impl ContainerBuilder {
             .collect())
     }
 
-    fn capability_list(&self, facts: &Facts) -> Vec<Capability> {
+    fn capability_list(&self, own_user_namespace: bool, facts: &Facts) -> Vec<Capability> {
         let mut list = self.capabilities.clone().unwrap_or_else(|| {
             let mut list = capability::DEFAULT.to_vec();
             if facts.cgroups.is_none() || self.goes_without_cgroup(facts) {
                 // Nothing would keep its holder from making a node for the host's disk.
                 list.retain(|capability| *capability != Capability::Mknod);
+            }
+            if !own_user_namespace && facts.capable {
+                // In a container, this program itself may not have all of them.
+                list.retain(|capability| facts.permitted & 1 << capability::number(*capability) != 0);
             }
             list
         });
@@ -336,6 +356,34 @@ impl ContainerBuilder {
             |hierarchy: &cgroup::Hierarchy| hierarchy.mounts().iter().any(|mount| mount.is_read_only());
         let optional = self.limits.is_empty() || self.limits_best_effort;
         self.no_cgroup || (optional && facts.cgroups.as_ref().is_some_and(read_only))
+    }
+
+    /// The maps that the container of an ordinary user gets when it says nothing of its own: with all the ids that were granted
+    /// to that user, unless the number of the wanted user is beyond them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for ids that are granted in a way that nothing can be made of.
+    pub(crate) fn granted<'f>(&self, wanted: &str, facts: &'f Facts) -> Result<Option<&'f Maps>> {
+        if !self.uid_mappings.is_empty() || !facts.has_one_id() || !self.makes(NamespaceKind::User) {
+            return Ok(None);
+        }
+        let (user, group) = wanted.split_once(':').unwrap_or((wanted, ""));
+        let has = |maps: &[IdMapping], word: &str| {
+            // Who goes by a name is found inside.
+            word.parse().map_or(true, |id| crate::id_map::to_host(maps, id).is_some())
+        };
+        match &facts.granted {
+            Ok(maps) => Ok(Some(maps).filter(|maps| has(&maps.uids, user) && has(&maps.gids, group))),
+            Err(Lack::Nothing(_)) => Ok(None),
+            Err(Lack::Broken(reason)) => Err(Error::invalid(
+                "subordinate ids",
+                format!("{reason}; id_mappings with the own id alone does without them"),
+            )),
+        }
+    }
+
+    fn makes(&self, kind: NamespaceKind) -> bool {
+        self.namespace_of(kind).is_none_or(|namespace| *namespace == Namespace::New)
     }
 
     fn namespace_of(&self, kind: NamespaceKind) -> Option<&Namespace> {

@@ -9,7 +9,7 @@ use container_core::cgroup::{Controller, Controllers};
 use container_core::launch::{self, Io, Running};
 use container_core::oci_spec::runtime::Spec;
 use container_core::plan::{Extras, Facts, LowerLayer, Rootfs, UpperLayer};
-use container_core::{Container, Plan, Signal};
+use container_core::{Container, Plan, Pool, Signal, Stdio};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::bundle::Bundle;
@@ -44,6 +44,15 @@ pub(crate) fn run(contender: &str, bundle: &Path, count: usize, pause: Duration)
             let builder = Container::builder().rootfs(bundle.directory.join("rootfs")).command(["/bin/true"]);
             let builder = builder.memory(256 << 20).cpus(1.0).pids(512);
             measure(count, pause, |_| assert!(builder.clone().status().unwrap().success()));
+        }
+        "pool" | "pool-sandbox" => {
+            let builder = match contender {
+                "pool" => Container::builder().bundle(bundle.directory.join("plain")),
+                _ => Container::builder().rootfs(bundle.directory.join("rootfs")).command(["/bin/true"]).sandbox(),
+            };
+            let builder = builder.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let pool = Pool::new(builder, 4).unwrap();
+            measure(count, pause, |_| assert!(pool.run().unwrap().success()));
         }
         #[cfg(feature = "peers")]
         "libcontainer" => peers::libcontainer(&bundle, count, pause),

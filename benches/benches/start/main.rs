@@ -45,6 +45,7 @@ fn main() {
         ("30 ms apart", apart),
         ("surroundings", surroundings),
         ("command", command),
+        ("pool", pool),
         ("storm", storm),
         ("sleepers", sleepers),
     ] {
@@ -114,7 +115,7 @@ fn starts(title: &str, bundle: &Bundle, pause: Duration, [count, fewer]: [usize;
     let programs = programs::engines(bundle);
     for _ in 0..number("BENCH_RUNS", 5) {
         series.add("this crate", None, in_process("ours", bundle, count, pause));
-        series.add("floor", Some(Goal::Faster(1.3)), programs::floor(bundle, count, pause));
+        series.add("floor", Some(Goal::Faster(1.3)), programs::floor(bundle, "full:bitmap", count, pause));
         series.add("the same, no device rules", None, in_process("ours-3", bundle, count, pause));
         series.add("through the handle", None, in_process("handle", bundle, count, pause));
         let goals = [near_goal(3.5).or(far_goal(6.0)), far_goal(14.0), near_goal(2.5)];
@@ -173,6 +174,25 @@ fn command(bundle: &Bundle) {
         }
     }
     println!();
+}
+
+/// Containers prepared ahead: what somebody who asks for one waits for.
+fn pool(bundle: &Bundle) {
+    let mut series = Series::new("From a pool, 30 ms apart", "from a pool");
+    for _ in 0..number("BENCH_RUNS", 5) {
+        series.add("from a pool", None, in_process("pool", bundle, 40, PAUSE));
+        series.add("from a pool, sandbox()", None, in_process("pool-sandbox", bundle, 40, PAUSE));
+        let floors = [("pool:tree,cg,net", None), ("pool:all+defer", Some(Goal::Faster(1.2)))];
+        for (preset, goal) in floors {
+            let floor = programs::floor(bundle, preset, 40, PAUSE);
+            series.add(&format!("floor {preset}"), goal, floor);
+        }
+        if let Some(crun) = programs::engines(bundle).first() {
+            series.add("crun", Some(Goal::Slower(12.0)), of_program(crun, 10, PAUSE));
+        }
+        series.end_round();
+    }
+    series.print();
 }
 
 /// Starts per second on all processors.

@@ -122,11 +122,11 @@ pub(crate) fn oci_runtime(bundle: &Bundle) -> Option<Program> {
     Some(Program::engine("oci-runtime", &program, bundle, "plain", false))
 }
 
-/// The least that the kernel needs: its median in microseconds.
-pub(crate) fn floor(bundle: &Bundle, count: usize, pause: Duration) -> Option<f64> {
+/// The least that the kernel needs, with what the preset makes beforehand: its median in microseconds.
+pub(crate) fn floor(bundle: &Bundle, preset: &str, count: usize, pause: Duration) -> Option<f64> {
     let program = std::env::var_os("BENCH_FLOOR")?;
     let mut command = Command::new(program);
-    command.args(["ladder", &count.to_string()]).arg(&bundle.directory).arg("full:bitmap");
+    command.args(["ladder", &count.to_string()]).arg(&bundle.directory).arg(preset);
     command.env("FLOOR_UPPER", bundle.directory.join("layers"));
     if !pause.is_zero() {
         command.env("FLOOR_GAP_MS", pause.as_millis().to_string());

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::Container;
+use super::reach::{self, Reach};
 use crate::error::{Error, Result};
 use crate::plan::LowerLayer;
 
@@ -55,6 +56,7 @@ impl Container {
                 "the root directory itself is written: take an image, writable_memory or disk_limit",
             ));
         };
+        let _reach = Reach::keep();
         let mounts = self.core.spec.mounts().iter().flatten();
         let mut comparison = Comparison {
             root: self.root()?,
@@ -191,7 +193,7 @@ fn differs(now: &Stat, before: &Stat) -> bool {
 }
 
 fn stat(directory: &OwnedFd, name: &OsString) -> rustix::io::Result<Option<Stat>> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+    match reach::statat(directory, name.as_bytes()) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
@@ -200,7 +202,7 @@ fn stat(directory: &OwnedFd, name: &OsString) -> rustix::io::Result<Option<Stat>
 
 fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
+    for entry in reach::entries(directory.as_fd())? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
@@ -213,7 +215,9 @@ fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
 fn open_directory(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    crate::sys::fd::look_up(Errno::AGAIN, || rustix::fs::openat2(root, path, flags, Mode::empty(), resolve))
+    crate::sys::fd::look_up(Errno::AGAIN, || {
+        reach::openat2(root, path.as_os_str().as_bytes(), flags, Mode::empty(), resolve)
+    })
 }
 
 fn is_whiteout(layer: &OwnedFd, name: &OsString, stat: &Stat) -> bool {
@@ -230,10 +234,10 @@ fn is_opaque(layer: &OwnedFd, name: &OsString) -> bool {
 }
 
 fn is_marked(layer: &OwnedFd, name: &OsString, mark: &str) -> bool {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(layer, name, flags, Mode::empty()) else { return false };
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // The name itself, through a descriptor of the directory: no link is followed.
+    let path = [format!("/proc/self/fd/{}/", layer.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
     ["trusted", "user"].iter().any(|space| {
-        rustix::fs::getxattr(&path, format!("{space}.overlay.{mark}").as_str(), &mut [0u8; 8][..]).is_ok()
+        let key = format!("{space}.overlay.{mark}");
+        reach::lgetxattr(&path, key.as_bytes(), &mut [0u8; 8][..]).is_ok()
     })
 }

@@ -13,8 +13,9 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::start::Held;
-use super::{Bounds, Container, Core, Process, Resources, cgroup_error};
+use super::rootfs::Held;
+use super::shared::cgroup_error;
+use super::{Bounds, Container, Core, Process, Resources};
 use crate::error::{Error, Result};
 use crate::plan::LowerLayer;
 #[cfg(feature = "images")]

@@ -14,8 +14,9 @@ use std::time::Duration;
 use oci_spec::runtime::{BoxBuilder, Process as SpecProcess};
 use rustix::process::Signal;
 
-use super::process::{self, Next, Streams, Watch};
-use super::start::{DefaultStreams, connect, facts};
+use super::process::{self, Next, Watch};
+use super::start::facts;
+use super::streams::{DefaultStreams, Streams, connect};
 use super::{Bounds, Container, Core, Output, Process};
 use crate::builder::OutputLimit;
 use crate::error::{Error, Result};
@@ -286,7 +287,7 @@ impl Exec {
     /// # Errors
     /// As [`Container::resize`].
     pub fn resize(&self, size: WindowSize) -> Result<()> {
-        super::resize(self.terminal.as_ref(), size)
+        super::streams::resize(self.terminal.as_ref(), size)
     }
 
     /// Waits for its end, after closing its standard input.

@@ -9,11 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::reach::{self, Reach};
 use super::{Container, Process};
 use crate::error::{Error, Result};
+use crate::id_map::IdMapping;
 
 /// A descriptor of a process's root directory, which keeps it mounted; `None` when the process has ended or may not be looked
 /// into.
@@ -95,17 +98,18 @@ impl Container {
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(crate::spec::random_id()?);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o600))
+        let (name, temporary) = (name.as_bytes(), temporary.as_bytes());
+        let fd = reach::openat(&directory, temporary, flags, Mode::from_raw_mode(0o600))
             .map_err(failed("create"))?;
         let mut file = File::from(fd);
         let written = (|| {
             io::copy(content, &mut file).map_err(|e| Error::io("write", path, e))?;
-            chown(file.as_fd(), owner).map_err(failed("set owner of"))?;
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).map_err(failed("set mode of"))?;
-            rustix::fs::renameat(&directory, &temporary, &directory, &name).map_err(failed("replace"))
+            chown(file.as_fd(), None, owner).map_err(failed("set owner of"))?;
+            reach::fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).map_err(failed("set mode of"))?;
+            reach::renameat(&directory, temporary, &directory, name).map_err(failed("replace"))
         })();
         if written.is_err() {
-            let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+            let _ = reach::unlinkat(&directory, temporary, AtFlags::empty());
         }
         written
     }
@@ -135,7 +139,7 @@ impl Container {
             so_far.push(name);
             here = match open_in(root, &so_far, flags, 0) {
                 Err(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+                    match reach::mkdirat(&here, name.as_bytes(), Mode::from_raw_mode(0o755)) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(e) => return Err(Error::io("make directory", &so_far, e)),
                     }
@@ -149,20 +153,22 @@ impl Container {
     }
 
     /// Writes the file or directory at `path`, with everything in it, to `out` as a tar archive. Names in the archive are
-    /// relative to `path`'s own directory. Sockets are left out, devices and fifos are entries without content.
+    /// relative to `path`'s own directory, owners are those inside of the container. Sockets are left out, devices and fifos are entries without content.
     ///
     /// # Errors
     /// [`Error::Io`] with the path inside the container, or when `out` fails.
     pub fn copy_out(&self, path: impl AsRef<Path>, out: impl Write) -> Result<()> {
         let path = path.as_ref();
         let root = self.root()?;
+        let _reach = Reach::keep();
+        let owners = Owners::of(&self.core.spec);
         let mut archive = tar::Builder::new(out);
         archive.follow_symlinks(false);
         let name = match path.components().next_back() {
             Some(Component::Normal(name)) => PathBuf::from(name),
             _ => PathBuf::from("."),
         };
-        archive_tree(root, path, &name, &mut archive)?;
+        archive_tree(root, path, &name, &owners, &mut archive)?;
         archive.finish().map_err(|e| Error::io("write", "archive", e))
     }
 
@@ -174,6 +180,7 @@ impl Container {
     /// link, or whose name would lead out of `path`.
     pub fn copy_in(&self, path: impl AsRef<Path>, archive: impl Read) -> Result<()> {
         let path = path.as_ref();
+        let _reach = Reach::keep();
         let owner = self.owner();
         self.make_directories(path)?;
         let broken = |e: io::Error| Error::io("read", "archive", e);
@@ -192,15 +199,15 @@ impl Container {
             match entry.header().entry_type() {
                 tar::EntryType::Directory => {
                     let fd = self.make_directories(&target)?;
-                    let fd = rustix::fs::openat(
+                    let fd = reach::openat(
                         &fd,
-                        ".",
+                        b".",
                         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
                         Mode::empty(),
                     )
                     .map_err(|e| Error::io("open", &target, e))?;
-                    chown(fd.as_fd(), owner).map_err(|e| Error::io("set owner of", &target, e))?;
-                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode & 0o7777))
+                    chown(fd.as_fd(), None, owner).map_err(|e| Error::io("set owner of", &target, e))?;
+                    reach::fchmod(&fd, Mode::from_raw_mode(mode & 0o7777))
                         .map_err(|e| Error::io("set mode of", &target, e))?;
                 }
                 tar::EntryType::Regular | tar::EntryType::Continuous => {
@@ -210,11 +217,9 @@ impl Container {
                     let to = entry.link_name().map_err(broken)?.unwrap_or_default().into_owned();
                     let (directory, name) = self.parent(&target)?;
                     replace(&directory, &name).map_err(|e| Error::io("replace", &target, e))?;
-                    rustix::fs::symlinkat(&to, &directory, &name)
+                    reach::symlinkat(to.as_os_str().as_bytes(), &directory, name.as_bytes())
                         .map_err(|e| Error::io("link", &target, e))?;
-                    let flags = AtFlags::SYMLINK_NOFOLLOW;
-                    let (uid, gid) = ids(owner);
-                    rustix::fs::chownat(&directory, &name, Some(uid), Some(gid), flags)
+                    chown(directory.as_fd(), Some(name.as_bytes()), owner)
                         .map_err(|e| Error::io("set owner of", &target, e))?;
                 }
                 tar::EntryType::Link => {
@@ -222,7 +227,7 @@ impl Container {
                     let (from_directory, from) = self.parent(&to)?;
                     let (directory, name) = self.parent(&target)?;
                     replace(&directory, &name).map_err(|e| Error::io("replace", &target, e))?;
-                    rustix::fs::linkat(&from_directory, &from, &directory, &name, AtFlags::empty())
+                    reach::linkat(&from_directory, from.as_bytes(), &directory, name.as_bytes())
                         .map_err(|e| Error::io("link", &target, e))?;
                 }
                 tar::EntryType::XGlobalHeader => {}
@@ -239,21 +244,16 @@ impl Container {
 }
 
 fn replace(directory: &OwnedFd, name: &std::ffi::OsStr) -> rustix::io::Result<()> {
-    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+    match reach::unlinkat(directory, name.as_bytes(), AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
 }
 
-fn ids(owner: (u32, u32)) -> (rustix::fs::Uid, rustix::fs::Gid) {
-    (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1))
-}
-
-fn chown(fd: BorrowedFd<'_>, owner: (u32, u32)) -> rustix::io::Result<()> {
-    let (uid, gid) = ids(owner);
-    match rustix::fs::fchown(fd, Some(uid), Some(gid)) {
-        // An ordinary user owns what he makes and can give nothing away.
-        Err(Errno::PERM) if !rustix::process::geteuid().is_root() => Ok(()),
+fn chown(dir: BorrowedFd<'_>, name: Option<&[u8]>, owner: (u32, u32)) -> rustix::io::Result<()> {
+    match reach::chown(dir, name, owner.0, owner.1) {
+        // An ordinary user owns what he makes, and can give it away to ids that were granted to him only.
+        Err(Errno::PERM | Errno::INVAL) if !rustix::process::geteuid().is_root() => Ok(()),
         other => other,
     }
 }
@@ -261,14 +261,38 @@ fn chown(fd: BorrowedFd<'_>, owner: (u32, u32)) -> rustix::io::Result<()> {
 fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let mode = Mode::from_raw_mode(mode);
-    let attempt = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve);
+    let attempt =
+        || reach::openat2(root, path.as_os_str().as_bytes(), flags | OFlags::CLOEXEC, mode, resolve);
     crate::sys::fd::look_up(Errno::AGAIN, attempt)
+}
+
+/// Ids as they are seen inside of the container.
+struct Owners {
+    uids: Vec<IdMapping>,
+    gids: Vec<IdMapping>,
+}
+
+impl Owners {
+    fn of(spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let maps = |list: Option<&Vec<_>>| list.into_iter().flatten().map(IdMapping::from).collect();
+        Self {
+            uids: maps(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+            gids: maps(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+        }
+    }
+
+    fn inside(maps: &[IdMapping], id: u32) -> u32 {
+        let map = maps.iter().find(|map| id >= map.host_id && id - map.host_id < map.size);
+        map.map_or(id, |map| map.container_id + (id - map.host_id))
+    }
 }
 
 fn archive_tree<W: Write>(
     root: BorrowedFd<'_>,
     path: &Path,
     name: &Path,
+    owners: &Owners,
     archive: &mut tar::Builder<W>,
 ) -> Result<()> {
     // The object itself, not what a link in its last place points to.
@@ -277,8 +301,8 @@ fn archive_tree<W: Write>(
     let stat = rustix::fs::fstat(&object).map_err(|e| Error::io("stat", path, e))?;
     let mut header = tar::Header::new_gnu();
     header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
+    header.set_uid(Owners::inside(&owners.uids, stat.st_uid).into());
+    header.set_gid(Owners::inside(&owners.gids, stat.st_gid).into());
     header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
     header.set_size(0);
     let written = |e: io::Error| Error::io("archive", path, e);
@@ -298,7 +322,7 @@ fn archive_tree<W: Write>(
             let list = open_in(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0)
                 .map_err(|e| Error::io("open", path, e))?;
             let mut names = Vec::new();
-            for entry in rustix::fs::Dir::read_from(&list).map_err(|e| Error::io("read", path, e))? {
+            for entry in reach::entries(list.as_fd()).map_err(|e| Error::io("read", path, e))? {
                 let entry = entry.map_err(|e| Error::io("read", path, e))?;
                 let bytes = entry.file_name().to_bytes();
                 if bytes != b"." && bytes != b".." {
@@ -307,7 +331,7 @@ fn archive_tree<W: Write>(
             }
             names.sort();
             for child in names {
-                match archive_tree(root, &path.join(&child), &name.join(&child), archive) {
+                match archive_tree(root, &path.join(&child), &name.join(&child), owners, archive) {
                     // Gone since it was listed.
                     Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
                     other => other?,

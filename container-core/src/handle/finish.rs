@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::capture::Collected;
 use super::exit::MemoryShortage;
-use super::process::{self, Next, Streams, Verdict, Watch};
+use super::process::{self, Next, Verdict, Watch};
+use super::streams::Streams;
 use super::{Container, Core, Outcome, Output, tree};
 use crate::error::Result;
 

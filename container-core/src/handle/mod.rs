@@ -4,6 +4,8 @@
 mod asynchronous;
 mod capture;
 mod changes;
+
+mod created;
 mod detach;
 mod disk;
 mod exec;
@@ -11,31 +13,39 @@ mod exit;
 mod files;
 mod finish;
 mod process;
+mod reach;
+mod resources;
+mod rootfs;
+mod shared;
 mod start;
+mod streams;
 mod tree;
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use rustix::process::Signal;
 
 pub use changes::{Change, ChangeKind};
+pub use created::Created;
 pub use detach::ContainerSummary;
 pub use exec::{Exec, ExecBuilder};
 pub use exit::{End, MemoryShortage, Outcome, Output, OutputStream, TimeLimit};
-pub use start::Created;
+pub use shared::Killer;
 
 pub(crate) use process::{Bounds, Process};
+pub(crate) use resources::{Leftovers, Resources};
+pub(crate) use shared::Core;
 
+use self::shared::cgroup_error;
+use self::streams::resize;
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result};
-use crate::plan::LowerLayer;
 use crate::stdio::WindowSize;
 
 /// A container that was started.
@@ -55,41 +65,6 @@ pub struct Container {
     terminal: Option<OwnedFd>,
     bounds: Bounds,
     resources: Resources,
-}
-
-/// What a container is, for all who hold it.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) id: String,
-    pub(crate) process: Process,
-    pub(crate) cgroup: Option<cgroup::Cgroup>,
-    pub(crate) spec: Spec,
-    pub(crate) stop_signal: i32,
-    /// Killing the first process kills them all.
-    pub(crate) own_pids: bool,
-    /// The writable layer is a file system of its own.
-    pub(crate) sized_layer: bool,
-    pub(crate) skipped_limits: Vec<String>,
-    /// The layers below the one that takes what the container writes, the topmost first; `None` when there is none.
-    pub(crate) lower: Option<Vec<LowerLayer>>,
-}
-
-/// What was made for a container and goes with it.
-#[derive(Debug, Default)]
-pub(crate) struct Resources {
-    /// The container's root directory, which keeps the mount alive after the processes are gone.
-    root: OnceLock<OwnedFd>,
-    /// What stays mounted for a container without a mount namespace of its own.
-    root_mount: Option<crate::launch::RootMount>,
-    layer: start::Held,
-    disk: Option<disk::DiskLayer>,
-    entry: Option<crate::state::Entry>,
-    /// Keeps the mounts in place until everything else is done: taking them down is not waited for by who waits for the end.
-    mounts: Option<OwnedFd>,
-    /// The pool it came of, which removes what it leaves.
-    pool: Option<Sender<crate::pool::Event>>,
-    /// The container is somebody else's from now on, or was never ours.
-    released: bool,
 }
 
 impl Container {
@@ -358,201 +333,6 @@ impl Drop for Container {
     fn drop(&mut self) {
         // There is nobody to tell; `remove` is for who wants to know.
         let _ = self.clean();
-    }
-}
-
-/// What is left of a container whose processes are gone. Dropping it removes that.
-#[derive(Debug)]
-pub(crate) struct Leftovers {
-    core: Arc<Core>,
-    resources: Resources,
-}
-
-impl Leftovers {
-    /// Removes it, or leaves that to the pool which the container came of.
-    fn dispose(mut self) -> Result<()> {
-        let Some(pool) = self.resources.pool.take() else { return self.remove() };
-        // A pool that is gone gives it back to be dropped.
-        let _ = pool.send(crate::pool::Event::Ended(Box::new(self)));
-        Ok(())
-    }
-
-    fn remove(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.resources.released, true) {
-            return Ok(());
-        }
-        let group = match &self.core.cgroup {
-            Some(group) => group.remove().map_err(cgroup_error),
-            None => Ok(()),
-        };
-        group.and(self.resources.remove())
-    }
-}
-
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        let _ = self.remove();
-    }
-}
-
-impl Resources {
-    /// Removes layer and record.
-    fn remove(&mut self) -> Result<()> {
-        // The mount of the root goes first: the layer is in use while it is there.
-        drop(self.root.take());
-        drop(self.mounts.take());
-        self.disk = None;
-        let unmounted = match self.root_mount.take() {
-            Some(mount) => mount.unmount(),
-            None => Ok(()),
-        };
-        let layer = std::mem::take(&mut self.layer).remove();
-        let entry = match self.entry.take() {
-            Some(entry) => entry.remove(),
-            None => Ok(()),
-        };
-        unmounted.and(layer).and(entry)
-    }
-}
-
-/// The right to end a container, from any thread and for as long as one likes: once the container is gone it does nothing.
-#[derive(Clone, Debug)]
-pub struct Killer {
-    core: Arc<Core>,
-}
-
-impl Killer {
-    /// Sends a signal to the first process; see [`Container::kill`].
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`] when it has ended, [`Error::Io`].
-    pub fn kill(&self, signal: Signal) -> Result<()> {
-        self.core.kill(signal.as_raw())
-    }
-
-    /// Asks it to end, waits for `grace`, then kills everything; see [`Container::stop`].
-    ///
-    /// # Errors
-    /// As [`Container::stop`].
-    pub fn stop(&self, grace: Duration) -> Result<ExitStatus> {
-        self.core.stop(grace)
-    }
-}
-
-impl Core {
-    pub(crate) fn not_running(&self) -> Error {
-        Error::NotRunning { id: self.id.clone() }
-    }
-
-    pub(crate) fn group(&self) -> Result<&cgroup::Cgroup> {
-        self.cgroup.as_ref().ok_or_else(|| {
-            Error::unsupported(
-                "this call",
-                "the container has no control group (none can be made here, or no_cgroup)",
-            )
-        })
-    }
-
-    pub(crate) fn is_paused(&self) -> Result<bool> {
-        match &self.cgroup {
-            // What nothing can freeze is not frozen.
-            Some(group) => match group.is_frozen() {
-                Err(cgroup::Error::NoController { .. }) => Ok(false),
-                other => other.map_err(cgroup_error),
-            },
-            None => Ok(false),
-        }
-    }
-
-    pub(crate) fn kill(&self, signal: i32) -> Result<()> {
-        if !self.process.signal(signal)? {
-            return Err(self.not_running());
-        }
-        if signal == libc::SIGKILL
-            && let Some(group) = &self.cgroup
-        {
-            if !self.own_pids {
-                group.kill().map_err(cgroup_error)?;
-            } else if group.is_frozen().unwrap_or(false) {
-                // A frozen process dies when it is let go.
-                group.thaw().map_err(cgroup_error)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Where the container has no process ids of its own, what its first process left behind dies with it here.
-    pub(crate) fn end_stragglers(&self) {
-        if !self.own_pids
-            && let Some(group) = &self.cgroup
-        {
-            let _ = group.kill();
-            let _ = group.wait_empty(Some(Duration::from_secs(2)));
-        }
-    }
-
-    pub(crate) fn stop(&self, grace: Duration) -> Result<ExitStatus> {
-        if self.ask_to_end()? && self.process.wait_timeout(Some(grace))?.is_none() {
-            self.kill_if_running()?;
-        }
-        self.last_word()
-    }
-
-    /// Sends the stop signal, to a paused container too; `false` when it has ended.
-    pub(crate) fn ask_to_end(&self) -> Result<bool> {
-        if !self.process.signal(self.stop_signal)? {
-            return Ok(false);
-        }
-        if self.is_paused()? {
-            self.group()?.thaw().map_err(cgroup_error)?;
-        }
-        Ok(true)
-    }
-
-    /// Kills everything, and notes before what it used.
-    pub(crate) fn kill_for_limit(&self) -> Result<()> {
-        if self.own_pids {
-            self.process.note_used(tree::used(self.process.pid));
-        }
-        self.kill_if_running()
-    }
-
-    /// Kills everything; that it had just ended by itself is as good.
-    pub(crate) fn kill_if_running(&self) -> Result<()> {
-        match self.kill(libc::SIGKILL) {
-            Ok(()) | Err(Error::NotRunning { .. }) => Ok(()),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The status, and nobody is left.
-    pub(crate) fn last_word(&self) -> Result<ExitStatus> {
-        let status = self.process.wait()?;
-        self.end_stragglers();
-        Ok(status)
-    }
-}
-
-pub(crate) fn resize(terminal: Option<&OwnedFd>, size: WindowSize) -> Result<()> {
-    let Some(terminal) = terminal else {
-        return Err(Error::invalid(
-            "terminal",
-            "the process was not given one, or it was taken from the handle",
-        ));
-    };
-    let size =
-        rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(terminal, size).map_err(|e| Error::io("resize", "terminal", e))
-}
-
-/// A failed limit is told as one; anything else is about the control group.
-pub(crate) fn cgroup_error(error: cgroup::Error) -> Error {
-    match &error {
-        cgroup::Error::Limit { .. } | cgroup::Error::NoController { .. } => {
-            let limit = error.to_string();
-            Error::Limit { limit, reason: "it could not be set".to_owned(), source: Box::new(error) }
-        }
-        _ => Error::Cgroup(Box::new(error)),
     }
 }
 

@@ -1,6 +1,5 @@
 //! One process we started: known by descriptor, waited for without a signal handler, its pipes and terminal.
 
-use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::capture::{Capture, Collected};
 use super::exit::{End, MemoryShortage, TimeLimit};
+use super::streams::Streams;
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -184,14 +184,6 @@ impl Process {
 pub(super) fn bytes_written(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
-}
-
-/// The host program's ends of a process's streams, not yet taken by anybody.
-#[derive(Debug, Default)]
-pub(crate) struct Streams {
-    pub(crate) stdin: Option<PipeWriter>,
-    pub(crate) stdout: Option<PipeReader>,
-    pub(crate) stderr: Option<PipeReader>,
 }
 
 /// What may end a process before it ends by itself.

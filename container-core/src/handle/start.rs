@@ -1,202 +1,18 @@
 //! The verbs of the builder: what they make, in which order, and how it is taken down when a step fails.
 
-use std::fs::File;
-use std::io::{PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::DiskLayer;
-use super::process::Streams;
-use super::{Bounds, Container, Core, Outcome, Output, Process, Resources};
+use super::rootfs::Held;
+use super::streams::{DefaultStreams, Ends, Streams, connect};
+use super::{Bounds, Container, Core, Created, Outcome, Output, Process, Resources};
 use crate::builder::{ContainerBuilder, Root};
 use crate::error::{Error, Result};
 use crate::namespace::NamespaceKind;
 use crate::plan::{Facts, Plan, Rootfs, UpperLayer};
 use crate::spec::{Description, random_id};
-use crate::stdio::{Stdio, Stream};
 use crate::{host, launch, sys};
-
-/// The root file system of a container, held for as long as it is in use.
-#[derive(Debug, Default)]
-pub(crate) enum Held {
-    #[default]
-    Nothing,
-    #[cfg(feature = "images")]
-    View(image_layers::View),
-    #[cfg(feature = "images")]
-    Layer(image_layers::WritableLayer),
-    /// Store and key of a layer that another program made.
-    #[cfg(feature = "images")]
-    Recorded(std::path::PathBuf, String),
-}
-
-impl Held {
-    pub(crate) fn remove(self) -> Result<()> {
-        match self {
-            Self::Nothing => Ok(()),
-            #[cfg(feature = "images")]
-            Self::View(_) => Ok(()),
-            #[cfg(feature = "images")]
-            Self::Layer(layer) => layer.remove().map_err(|e| Error::Image(Box::new(e))),
-            #[cfg(feature = "images")]
-            Self::Recorded(store, key) => {
-                let store =
-                    image_layers::Store::open_or_create(store).map_err(|e| Error::Image(Box::new(e)))?;
-                match store.layer(&key) {
-                    Ok(layer) => layer.remove().map_err(|e| Error::Image(Box::new(e))),
-                    Err(image_layers::Error::KeyNotFound { .. }) => Ok(()),
-                    Err(e) => Err(Error::Image(Box::new(e))),
-                }
-            }
-        }
-    }
-
-    /// Leaves it to whoever opens the container next.
-    pub(crate) fn leave(self) {
-        match self {
-            // What it needs of the store stays in use for as long as this program lives; a view has no other owner.
-            #[cfg(feature = "images")]
-            Self::View(view) => std::mem::forget(view),
-            _ => {}
-        }
-    }
-}
-
-/// A container in which everything is set up and whose first process waits to execute the command.
-///
-/// Dropping it takes everything down again.
-#[derive(Debug)]
-pub struct Created {
-    held: Option<launch::Created>,
-    container: Container,
-}
-
-impl Created {
-    /// Its name.
-    pub fn id(&self) -> &str {
-        self.container.id()
-    }
-
-    /// Process id of its first process.
-    pub fn pid(&self) -> u32 {
-        self.container.pid()
-    }
-
-    /// The container, for what can be done with it before it is started: limits, figures, and files (for privileged callers:
-    /// until it executes its command the process hides from others).
-    pub fn container(&mut self) -> &mut Container {
-        &mut self.container
-    }
-
-    /// What [`run`](Self::run) feeds to standard input, if that is a pipe.
-    pub fn input(mut self, input: impl Into<Arc<[u8]>>) -> Self {
-        self.container.bounds.input = Some(input.into());
-        self
-    }
-
-    /// Its pool removes what it leaves.
-    pub(crate) fn belongs_to(&mut self, pool: Sender<crate::pool::Event>) {
-        let resources = &mut self.container.resources;
-        resources.pool = Some(pool);
-        resources.mounts =
-            File::open(format!("/proc/{}/ns/mnt", self.container.core.process.pid)).ok().map(OwnedFd::from);
-    }
-
-    /// Executes the command and follows it to its end, as [`ContainerBuilder::run`] does. Streams that are to be collected
-    /// have to be pipes.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start) and [`Container::finish`].
-    pub fn run(self) -> Result<Outcome> {
-        self.start()?.finish()
-    }
-
-    /// Executes the command.
-    ///
-    /// # Errors
-    /// [`Error::Exec`], or [`Error::Hook`] for a hook that runs at the start. Everything was taken down then.
-    pub fn start(mut self) -> Result<Container> {
-        if let Some(held) = self.held.take() {
-            held.start()?;
-        }
-        self.container.core.process.start_clock();
-        self.container.keep_root();
-        Ok(self.container)
-    }
-}
-
-/// Which streams a verb connects where nothing is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DefaultStreams {
-    Inherit,
-    Collect,
-}
-
-/// Both ends of the three streams.
-pub(crate) struct Ends {
-    pub(crate) io: launch::Io,
-    pub(crate) streams: Streams,
-}
-
-pub(crate) fn connect(
-    choices: [Option<&Stdio>; 3],
-    default: DefaultStreams,
-    input: bool,
-    terminal: bool,
-) -> Result<Ends> {
-    let mut ends = Ends { io: launch::Io::default(), streams: Streams::default() };
-    if terminal {
-        return Ok(ends);
-    }
-    let pipe = || std::io::pipe().map_err(|e| Error::io("make", "pipe", e));
-    let null = || {
-        let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-        file.map(OwnedFd::from).map_err(|e| Error::io("open", "/dev/null", e))
-    };
-    let [stdin, stdout, stderr] = choices.map(|choice| choice.map(|stdio| &stdio.0));
-    let collect = default == DefaultStreams::Collect;
-
-    ends.io.stdin = match stdin {
-        Some(Stream::Piped) => {
-            let (reader, writer): (PipeReader, PipeWriter) = pipe()?;
-            ends.streams.stdin = Some(writer);
-            Some(reader.into())
-        }
-        None if input => {
-            let (reader, writer) = pipe()?;
-            ends.streams.stdin = Some(writer);
-            Some(reader.into())
-        }
-        Some(Stream::Null) => Some(null()?),
-        None if collect => Some(null()?),
-        Some(Stream::Inherit) | None => None,
-        Some(Stream::Descriptor(fd)) => Some(duplicate(fd)?),
-    };
-    let output = |choice: Option<&Stream>| -> Result<(Option<OwnedFd>, Option<PipeReader>)> {
-        Ok(match choice {
-            Some(Stream::Piped) => {
-                let (reader, writer) = pipe()?;
-                (Some(writer.into()), Some(reader))
-            }
-            None if collect => {
-                let (reader, writer) = pipe()?;
-                (Some(writer.into()), Some(reader))
-            }
-            Some(Stream::Null) => (Some(null()?), None),
-            Some(Stream::Inherit) | None => (None, None),
-            Some(Stream::Descriptor(fd)) => (Some(duplicate(fd)?), None),
-        })
-    };
-    (ends.io.stdout, ends.streams.stdout) = output(stdout)?;
-    (ends.io.stderr, ends.streams.stderr) = output(stderr)?;
-    Ok(ends)
-}
-
-fn duplicate(fd: &Arc<OwnedFd>) -> Result<OwnedFd> {
-    fd.try_clone().map_err(|e| Error::io("duplicate", "descriptor for a stream", e))
-}
 
 /// The facts of this host, gathered once for as long as the caller stays who it is.
 pub(crate) fn facts() -> Result<Arc<Facts>> {
@@ -244,6 +60,8 @@ impl ContainerBuilder {
         let (rootfs, _view) = match &self.root {
             #[cfg(feature = "images")]
             Root::Image(store, image) => {
+                let owners = self.owners(&image.config().user)?;
+                let store = owners.map_or_else(|| store.clone(), |owners| store.with_owners(owners));
                 let view = store.view(image).map_err(|e| Error::Image(Box::new(e)))?;
                 (Some(Rootfs::try_from(view.mount().clone())?), Held::View(view))
             }
@@ -391,53 +209,6 @@ impl ContainerBuilder {
             _ => std::env::temp_dir(),
         }
     }
-
-    /// The writable layer this container will have in a store.
-    fn layer_key(&self, id: &str) -> Option<(std::path::PathBuf, String)> {
-        match &self.root {
-            #[cfg(feature = "images")]
-            Root::Image(store, _) if !self.read_only && !self.has_own_layer() => {
-                Some((store.path().to_owned(), id.to_owned()))
-            }
-            _ => {
-                let _ = id;
-                None
-            }
-        }
-    }
-
-    /// The root file system of an image: a writable layer of the store, or a view of it for containers that do not write there.
-    fn hold_rootfs(&self, id: &str, resources: &mut Resources) -> Result<(Option<Rootfs>, i32)> {
-        match &self.root {
-            #[cfg(feature = "images")]
-            Root::Image(store, image) => {
-                let failed = |e: image_layers::Error| Error::Image(Box::new(e));
-                let stop =
-                    image.config().stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
-                let mount = if self.read_only || self.has_own_layer() {
-                    let view = store.view(image).map_err(failed)?;
-                    let mount = view.mount().clone();
-                    resources.layer = Held::View(view);
-                    mount
-                } else {
-                    let layer = store.prepare(image, id).map_err(failed)?;
-                    let mount = layer.mount().clone();
-                    resources.layer = Held::Layer(layer);
-                    mount
-                };
-                let mut rootfs = Rootfs::try_from(mount)?;
-                if let Rootfs::Overlay { volatile, .. } = &mut rootfs {
-                    // What this container writes is gone with it, unless it is recorded and may outlive us.
-                    *volatile = self.state_directory.is_none();
-                }
-                Ok((Some(rootfs), stop))
-            }
-            _ => {
-                let _ = (id, resources);
-                Ok((None, libc::SIGTERM))
-            }
-        }
-    }
 }
 
 /// A user by name is looked for in a root file system that is not there yet at the first look.
@@ -446,32 +217,6 @@ fn later(error: Error) -> Result<()> {
         Error::UnknownUser { .. } => Ok(()),
         other => Err(other),
     }
-}
-
-/// `SIGQUIT`, `QUIT` or `3`.
-#[cfg(feature = "images")]
-fn signal_number(name: &str) -> Option<i32> {
-    let name = name.strip_prefix("SIG").unwrap_or(name);
-    name.parse().ok().or(match name {
-        "HUP" => Some(libc::SIGHUP),
-        "INT" => Some(libc::SIGINT),
-        "QUIT" => Some(libc::SIGQUIT),
-        "KILL" => Some(libc::SIGKILL),
-        "USR1" => Some(libc::SIGUSR1),
-        "USR2" => Some(libc::SIGUSR2),
-        "TERM" => Some(libc::SIGTERM),
-        "WINCH" => Some(libc::SIGWINCH),
-        "PWR" => Some(libc::SIGPWR),
-        other => {
-            let (base, offset) = match (other.strip_prefix("RTMIN"), other.strip_prefix("RTMAX")) {
-                (Some(offset), _) => (34, offset),
-                (_, Some(offset)) => (64, offset),
-                _ => return None,
-            };
-            let offset: i32 = if offset.is_empty() { 0 } else { offset.parse().ok()? };
-            Some(base + offset)
-        }
-    })
 }
 
 impl Prepared {

@@ -1,14 +1,14 @@
 //! The single checks behind [`Host::probe`].
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cgroup::{CgroupPath, Controller, Hierarchy, Version};
 
+use super::granted::Lack;
 use super::{Feature, Host, Verdict};
 use crate::error::{Error, Result};
-use crate::id_map::{self, SubordinateRange};
+use crate::id_map::IdMapping;
 use crate::plan::Facts;
 use crate::seccomp;
 use crate::sys;
@@ -46,7 +46,7 @@ pub(super) fn probe() -> Result<Host> {
         (Feature::Containers, containers),
         (Feature::Kernel, kernel_verdict),
         (Feature::UserNamespaces, user_namespaces),
-        (Feature::SubordinateIds, subordinate_ids(facts.uid, facts.privileged)),
+        (Feature::SubordinateIds, subordinate_ids(&facts)),
         (Feature::Overlay, overlay),
         (Feature::Erofs, erofs(&file_systems, facts.privileged, version)),
     ];
@@ -100,7 +100,9 @@ pub(crate) fn user_namespace_obstacle() -> Option<(String, PathBuf)> {
     if status_field("Seccomp").as_deref() == Some("2") && sys::probe::namespaces(libc::CLONE_NEWUSER).is_err()
     {
         return Some((
-            "the seccomp filter this program runs under (Seccomp: 2)".to_owned(),
+            "the seccomp filter this program runs under (Seccomp: 2), as of a container without CAP_SYS_ADMIN; --cap-add \
+             SYS_ADMIN or --security-opt seccomp=unconfined lifts it for the container this program is in"
+                .to_owned(),
             "/proc/self/status".into(),
         ));
     }
@@ -134,66 +136,26 @@ fn network(privileged: bool, user_namespaces: &Verdict) -> Verdict {
     }
 }
 
-fn subordinate_ids(uid: u32, privileged: bool) -> Verdict {
-    if privileged {
+fn subordinate_ids(facts: &Facts) -> Verdict {
+    if facts.maps_all {
         return yes("not needed: this program may map any id");
     }
-    match subordinate_ranges(uid) {
-        Ok((users, groups)) => {
-            let count =
-                |ranges: &[SubordinateRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
-            yes(format!("{} user ids and {} group ids beside the own one", count(&users), count(&groups)))
+    match &facts.granted {
+        Ok(maps) => {
+            let count = |maps: &[IdMapping]| maps.iter().skip(1).map(|map| u64::from(map.size)).sum::<u64>();
+            yes(format!(
+                "{} user ids and {} group ids beside the own one: files have the owners their image says",
+                count(&maps.uids),
+                count(&maps.gids)
+            ))
         }
-        Err(why) => no(format!("{why}; containers have the one id of the caller")),
-    }
-}
-
-/// The ranges granted to a user, if everything that is needed to use them is there.
-pub(crate) fn subordinate_ranges(uid: u32) -> Result<(Vec<SubordinateRange>, Vec<SubordinateRange>), String> {
-    for program in ["newuidmap", "newgidmap"] {
-        let path = find_program(program).ok_or(format!("{program} is not installed (package uidmap)"))?;
-        let meta = fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let setuid = meta.mode() & 0o4000 != 0 && meta.uid() == 0;
-        if !setuid && !has_file_capability(&path) {
-            return Err(format!("{} has neither the setuid bit nor a file capability", path.display()));
+        Err(Lack::Nothing(why)) => {
+            no(format!("{why}; containers have the one id of the caller, who owns all their files"))
+        }
+        Err(Lack::Broken(why)) => {
+            no(format!("{why}; until that is mended, containers start with id_mappings of their own only"))
         }
     }
-    let name = user_name(uid);
-    let mut both = Vec::new();
-    for (file, kind) in [("/etc/subuid", "uid"), ("/etc/subgid", "gid")] {
-        let source = fs::File::open(file).map_err(|e| format!("{file}: {e}"))?;
-        let ranges = id_map::subordinate(source, uid, name.as_deref()).map_err(|e| format!("{file}: {e}"))?;
-        if ranges.is_empty() {
-            return Err(format!("{file} grants nothing to {}", name.unwrap_or_else(|| uid.to_string())));
-        }
-        if let Err(Error::Invalid { subject, reason }) = id_map::with_subordinate(kind, uid, &ranges) {
-            return Err(format!("{file}: {subject}: {reason}"));
-        }
-        both.push(ranges);
-    }
-    let groups = both.pop().unwrap_or_default();
-    Ok((both.pop().unwrap_or_default(), groups))
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/sbin:/sbin".into());
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| {
-        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    })
-}
-
-fn has_file_capability(path: &Path) -> bool {
-    rustix::fs::getxattr(path, "security.capability", &mut [0u8; 64][..]).is_ok()
-}
-
-/// The name of a user of the host, as newuidmap looks it up.
-fn user_name(uid: u32) -> Option<String> {
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse::<u32>().ok()? == uid).then(|| name.to_owned())
-    })
 }
 
 fn has_file_system(list: &str, name: &str) -> bool {

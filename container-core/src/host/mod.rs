@@ -1,12 +1,15 @@
 //! What will work on this host, for this user, and what stands in the way of the rest.
 
 mod checks;
+pub(crate) mod granted;
+mod procfs;
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 
 pub(crate) use checks::user_namespace_obstacle;
+pub(crate) use procfs::covered_proc;
 
 /// What a host can do for containers of this program, as found by trying.
 ///

@@ -44,6 +44,14 @@ pub(super) fn explain(
                 ),
             );
         }
+        Operation::Mount(mount) if mount.kind.as_c_str() == c"proc" && failure.errno == libc::EPERM => {
+            if let Some(remedy) = crate::host::covered_proc() {
+                return Error::unsupported("a /proc of the container's own", remedy);
+            }
+        }
+        Operation::Loopback if failure.errno == libc::EPERM => {
+            return Error::unsupported("raising the loopback interface", "it takes CAP_NET_ADMIN");
+        }
         _ => {}
     }
     let mut subject = operation.subject();

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use super::launcher::{self, Surroundings};
 use super::shield::Shield;
@@ -13,16 +13,17 @@ use crate::id_map::{self, IdMapping};
 use crate::plan::{Maps, Plan};
 use crate::step::Step;
 use crate::sys::clone::{CLONE_CLEAR_SIGHAND, CloneArgs, Cradle, Main};
+use crate::sys::cred;
 
 /// Writes the maps of process `pid`, which is alone in its new user namespace.
 pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
-    let privileged = rustix::process::geteuid().is_root();
+    let privileged = may_map_all();
     let own = |list: &[IdMapping], id: u32| matches!(list, [only] if only.size == 1 && only.host_id == id);
     let single = own(&maps.uids, rustix::process::geteuid().as_raw())
         && own(&maps.gids, rustix::process::getegid().as_raw());
     if privileged || single {
         // Root writes whoever the files belong to; and it must not lift the shield of another launch.
-        if !privileged {
+        if !rustix::process::geteuid().is_root() {
             Shield::restore_for_now();
         }
         // Without rights a map of groups is taken only once nobody inside can drop groups any more.
@@ -32,8 +33,13 @@ pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
         write_file(pid, "uid_map", &id_map::lines(&maps.uids))?;
         return write_file(pid, "gid_map", &id_map::lines(&maps.gids));
     }
-    helper("newuidmap", pid, &maps.uids)?;
-    helper("newgidmap", pid, &maps.gids)
+    by_helpers(pid, maps)
+}
+
+/// The rights to map ids other than the own ones.
+fn may_map_all() -> bool {
+    const SETID: u64 = 1 << 6 | 1 << 7;
+    cred::capabilities().is_ok_and(|(effective, _)| effective & SETID == SETID)
 }
 
 fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
@@ -64,29 +70,62 @@ fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {
     }
 }
 
-/// Ranges that were granted to an ordinary user are mapped by a helper that may.
-fn helper(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
+/// Ranges that were granted to an ordinary user are mapped by helpers that may, side by side: neither needs the other.
+fn by_helpers(pid: i32, maps: &Maps) -> Result<()> {
+    const MOST_TRIES: usize = 50;
+    let mut left = vec![("newuidmap", "uid_map", &maps.uids), ("newgidmap", "gid_map", &maps.gids)];
+    let mut tries = 0;
+    loop {
+        Shield::restore_for_now();
+        let running: Vec<_> =
+            left.iter().map(|&(program, _, maps)| (program, spawn(program, pid, maps))).collect();
+        let results: Vec<_> = running.into_iter().map(|(program, child)| finish(program, child?)).collect();
+        left.retain(|(_, file, _)| {
+            std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default().trim().is_empty()
+        });
+        if left.is_empty() {
+            return Ok(());
+        }
+        tries += 1;
+        // Another launch of this program may just have made our files in /proc root's, and the helpers ask whose they are.
+        if tries == MOST_TRIES || !Shield::is_shared() {
+            let refused = results.into_iter().find_map(Result::err);
+            return Err(refused.unwrap_or_else(|| {
+                let words = format!("{}: the map is still empty", left[0].0);
+                Error::setup(Step::MapIds, words, std::io::Error::from(std::io::ErrorKind::PermissionDenied))
+            }));
+        }
+    }
+}
+
+fn spawn(program: &str, pid: i32, maps: &[IdMapping]) -> Result<Child> {
     let mut command = Command::new(program);
     command.arg(pid.to_string());
     for map in maps {
         command.args([map.container_id.to_string(), map.host_id.to_string(), map.size.to_string()]);
     }
-    let output = command.output().map_err(|e| match e.kind() {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::unsupported(
             "a map of several ids",
             format!("{program} is not installed (package uidmap); an ordinary user may map only the own id"),
         ),
         _ => Error::setup(Step::MapIds, program, e),
-    })?;
-    if output.status.success() {
-        return Ok(());
+    })
+}
+
+fn finish(program: &str, helper: Child) -> Result<()> {
+    match helper.wait_with_output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            Err(Error::setup(Step::MapIds, format!("{program}: {words}"), source))
+        }
+        // A program that ignores its children cannot wait for this one; what it did can be seen.
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+        Err(e) => Err(Error::setup(Step::MapIds, program, e)),
     }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::setup(
-        Step::MapIds,
-        format!("{program}: {words}"),
-        std::io::Error::from(std::io::ErrorKind::PermissionDenied),
-    ))
 }
 
 /// A process that only holds a namespace open until it is killed.

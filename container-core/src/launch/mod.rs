@@ -299,7 +299,7 @@ fn attempt(
     into: Option<&OwnedFd>,
 ) -> Result<Option<Started>> {
     let shares_memory = plan.may_share_memory && gate == GateKind::Open;
-    let shield = shares_memory.then(|| Shield::raise(plan.privileged));
+    let shield = shares_memory.then(|| Shield::raise(plan.capable));
     let context = wiring.context(plan, gate, shares_memory, entry);
     let state = Child { operations: &raw const *plan.inside, context };
     let mut cradle = Cradle::new(state).map_err(|e| Error::setup(Step::Clone, "a stack", e))?;

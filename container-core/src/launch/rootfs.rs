@@ -156,10 +156,27 @@ fn new_mount_at(place: i32, new: &NewMount, mode: Option<u32>) -> Done {
     let filesystem = mount::fs_open(&new.kind)?;
     let made = set_mode(filesystem, mode).and_then(|()| configure(filesystem, new));
     fd::close(filesystem);
-    let made = made?;
+    let made = match (made, &new.stand_in) {
+        (Err(Failure { errno: libc::EPERM, .. }), Some(path)) => stand_in(path, new)?,
+        (made, _) => made?,
+    };
     let result = fill(made, place, new).and_then(|()| Ok(mount::attach(made, place)?));
     fd::close(made);
     result
+}
+
+/// What the caller has mounted there, with what is mounted below it, since that may hide something.
+fn stand_in(path: &CStr, new: &NewMount) -> Result<i32, Failure> {
+    use crate::mount_options::attr::{NODEV, NOEXEC, NOSUID, RDONLY};
+    let attr = MountAttr {
+        set: new.attributes & (RDONLY | NOSUID | NODEV | NOEXEC),
+        propagation: libc::MS_PRIVATE,
+        ..MountAttr::default()
+    };
+    let refused = |_| Failure { errno: libc::EPERM, detail: 0 };
+    let tree = mount::clone_tree(fd::CWD, path, true, true).map_err(refused)?;
+    mount::set_attributes(tree, &attr, true).inspect_err(|_| fd::close(tree))?;
+    Ok(tree)
 }
 
 /// The option `mode=` in octal.

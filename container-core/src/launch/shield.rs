@@ -21,8 +21,9 @@ static LAUNCHES: Mutex<Launches> = Mutex::new(Launches { running: 0, before: 1 }
 pub(super) struct Shield(());
 
 impl Shield {
-    /// `hide`: mark the memory now. An ordinary user does not: the container's processes are not the caller's equals, being in
-    /// a user namespace of their own, and the files of its process in /proc would become root's.
+    /// `hide`: mark the memory now, as who rules over its user namespace does. An ordinary user does not: the container's
+    /// processes are not the caller's equals, being in a user namespace of their own, and the files of its process in /proc
+    /// would become root's.
     pub(super) fn raise(hide: bool) -> Self {
         let mut launches = LAUNCHES.lock().unwrap_or_else(PoisonError::into_inner);
         if launches.running == 0 {
@@ -41,6 +42,13 @@ impl Shield {
         if launches.running > 0 && launches.before == 1 {
             let _ = cred::set_dumpable(1);
         }
+    }
+}
+
+impl Shield {
+    /// Is more than one launch under way?
+    pub(super) fn is_shared() -> bool {
+        LAUNCHES.lock().unwrap_or_else(PoisonError::into_inner).running > 1
     }
 }
 

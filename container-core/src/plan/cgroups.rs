@@ -44,6 +44,7 @@ pub(super) fn lower(
         target: target.clone(),
         copy_up: false,
         inherit_mode: false,
+        stand_in: None,
     })));
     let below = |name: &str| -> Result<(PathBuf, Target)> {
         let path = Path::new("/").join(destination.strip_prefix("/").unwrap_or(&destination)).join(name);
@@ -112,6 +113,7 @@ fn one(
             target,
             copy_up: false,
             inherit_mode: false,
+            stand_in: None,
         })));
         return Ok(());
     }

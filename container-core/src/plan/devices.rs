@@ -101,7 +101,11 @@ impl Mounts<'_> {
         let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
         let mounts = self.spec.mounts().iter().flatten();
         let dead = self.no_devices && !mounts.clone().any(|mount| path.starts_with(mount.destination()));
-        if (self.namespaces.contains(USER) || dead) && device.mode & libc::S_IFMT != libc::S_IFIFO {
+        const MKNOD: u32 = 27;
+        let cannot = self.namespaces.contains(USER)
+            || !self.facts.privileged
+            || self.facts.permitted & 1 << MKNOD == 0;
+        if (cannot || dead) && device.mode & libc::S_IFMT != libc::S_IFIFO {
             device.bind = Some(self.open_host_file(&device.path.clone()));
         }
         self.attach.push(Operation::Device(Box::new(device)));

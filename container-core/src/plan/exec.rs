@@ -108,7 +108,15 @@ fn joining(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) 
     program.keeps_name = false;
     services.command = program.argv[0].clone();
     services.environment = program.env.clone();
-    Ok(Plan { inside, slots, program, services, privileged: facts.privileged, ..Plan::empty() })
+    Ok(Plan {
+        inside,
+        slots,
+        program,
+        services,
+        privileged: facts.privileged,
+        capable: facts.capable,
+        ..Plan::empty()
+    })
 }
 
 /// A createContainer hook: it runs in the container's namespaces, as their root. The root of the mount namespace is still that of the

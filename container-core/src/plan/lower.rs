@@ -145,6 +145,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
         clone_flags,
         isolated,
         privileged: facts.privileged,
+        capable: facts.capable,
         root_stays_at: rootfs::stays_at(spec, extras, &namespaces),
         // Between a change of credentials and exec, the shared memory must be out of reach for processes that are there already:
         // nobody is in a pid namespace that is just being made. Two-stage launches have a process of their own in between.
@@ -169,10 +170,18 @@ fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces
         return Err(Error::invalid(format!("bundle {}", extras.bundle.display()), "it has to be absolute"));
     }
     let linux = spec.linux().as_ref();
-    if !facts.privileged && !namespaces.has_user() {
+    if !facts.capable && !namespaces.has_user() {
         return Err(Error::unsupported(
             "a container without a user namespace",
             "it takes CAP_SYS_ADMIN; add `user` to linux.namespaces with mappings of your own ids",
+        ));
+    }
+    if let Some(maps) = namespaces.maps.as_ref().filter(|_| !facts.maps_root())
+        && maps.uids.iter().any(|map| map.host_id == 0)
+    {
+        return Err(Error::unsupported(
+            "a user namespace that maps user 0 of the one this program is in",
+            "it takes CAP_SETFCAP (Linux 5.12), which this program lacks: run it with that capability or as another user id",
         ));
     }
     let masked = linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());

@@ -46,8 +46,10 @@ pub struct Plan {
     pub(crate) clone_flags: u64,
     /// The process starts in the launcher's empty mount namespace and not in a copy of the host's.
     pub(crate) isolated: bool,
-    /// The caller may mount.
+    /// The caller rules over the host: it may look into processes that hide.
     pub(crate) privileged: bool,
+    /// The caller rules over its user namespace, where processes of containers may be its equals.
+    pub(crate) capable: bool,
     /// Where the root stays mounted in the caller's namespace, for a container without a mount namespace of its own.
     pub(crate) root_stays_at: Option<PathBuf>,
     /// The process may share the host program's memory until it executes the command.
@@ -98,6 +100,7 @@ impl Plan {
             clone_flags: 0,
             isolated: false,
             privileged: false,
+            capable: false,
             root_stays_at: None,
             may_share_memory: false,
             idmaps: Vec::new(),

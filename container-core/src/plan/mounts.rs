@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::namespaces::{CGROUP, Namespaces, USER};
+use super::namespaces::{CGROUP, IPC, Namespaces, PID, USER};
 use super::operation::{FIRST_FREE, Follow, Layer, NewMount, Operation, Overlay, ROOT, Slot, Target, Upper};
 use super::{Extras, Facts, LowerLayer, Maps, Rootfs, UpperLayer, c_string};
 use crate::error::{Error, Result};
@@ -308,13 +308,6 @@ impl Mounts<'_> {
         target: Target,
         kind: &str,
     ) -> Result<()> {
-        if kind == "mqueue" && !self.namespaces.contains(super::namespaces::IPC) && self.namespaces.has_user()
-        {
-            return Err(Error::invalid(
-                format!("mounts: {}", mount.destination().display()),
-                "mqueue in a user namespace needs an ipc namespace",
-            ));
-        }
         let source =
             mount.source().as_ref().map_or_else(|| OsString::from(kind), |s| s.clone().into_os_string());
         let mut data = options.data.iter().map(|option| split_option(option)).collect::<Result<Vec<_>>>()?;
@@ -332,7 +325,7 @@ impl Mounts<'_> {
                 data.push((c_string("mounts.options", word)?, None));
             }
         }
-        if kind == "devpts" && self.namespaces.has_user() {
+        if kind == "devpts" {
             // A group that is not mapped cannot own terminals; the terminal group of a single-id map is such a one.
             self.drop_unmapped_group(&mut data);
         }
@@ -357,6 +350,7 @@ impl Mounts<'_> {
             target,
             copy_up: options.tmpcopyup && kind == "tmpfs",
             inherit_mode: kind == "tmpfs" && !options.data.iter().any(|option| option.starts_with("mode=")),
+            stand_in: self.stand_in(kind).map(ToOwned::to_owned),
         };
         // What is made of the host's files has to be made where they are.
         if self.facts.privileged && !pseudo {
@@ -371,8 +365,24 @@ impl Mounts<'_> {
         Ok(())
     }
 
+    /// These show a namespace, and only who rules over that one may mount them: of a namespace of the host the container gets
+    /// what the host has mounted. Of the kernel's devices too where the host hides some of them: what it shows is all the same.
+    /// But never of the host's processes in place of the container's own.
+    fn stand_in(&self, kind: &str) -> Option<&'static std::ffi::CStr> {
+        if self.facts.privileged {
+            return None;
+        }
+        match kind {
+            "proc" if !self.namespaces.contains(PID) => Some(c"/proc"),
+            "mqueue" if !self.namespaces.contains(IPC) => Some(c"/dev/mqueue"),
+            "sysfs" => Some(c"/sys"),
+            _ => None,
+        }
+    }
+
     fn drop_unmapped_group(&self, data: &mut Vec<(CString, Option<CString>)>) {
-        let Some(maps) = &self.namespaces.maps else { return };
+        let present = self.facts.ids.as_ref().filter(|_| !self.namespaces.has_user());
+        let Some(maps) = self.namespaces.maps.as_ref().or(present) else { return };
         data.retain(|(key, value)| {
             let gid = value.as_ref().and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
             key.as_c_str() != c"gid"
@@ -396,7 +406,7 @@ impl Mounts<'_> {
     }
 
     pub(super) fn is_rootless(&self) -> bool {
-        self.namespaces.contains(USER) && !self.facts.privileged
+        !self.facts.privileged
     }
 
     pub(super) fn bind_source(&mut self, source: &Path, target: Target, attr: MountAttr) -> Result<()> {

@@ -60,6 +60,8 @@ pub(crate) struct NewMount {
     pub(crate) copy_up: bool,
     /// Its root gets the mode of the directory that it covers, where that was there before.
     pub(crate) inherit_mode: bool,
+    /// What of the caller's own tree is bound in its place, where the kernel makes none in a user namespace.
+    pub(crate) stand_in: Option<CString>,
 }
 
 /// One layer of an overlay.
@@ -533,7 +535,9 @@ impl Operation {
                 let data = if data.is_empty() { String::new() } else { format!(" ({})", data.join(",")) };
                 let words = attribute_words(mount.attributes);
                 let words = if words.is_empty() { words } else { format!(" {words}") };
-                format!("{} on {}{words}{data}", text(&mount.kind), text(&mount.target.path))
+                let or = mount.stand_in.as_ref().map(|path| format!(", or the caller's {}", text(path)));
+                let or = or.unwrap_or_default();
+                format!("{} on {}{words}{data}{or}", text(&mount.kind), text(&mount.target.path))
             }
             Self::Attach { target, source, .. } => format!("{source} on {}", text(&target.path)),
             Self::Remount { target, changes } => {

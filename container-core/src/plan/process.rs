@@ -107,9 +107,9 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     } else {
         let mut groups = user.additional_gids().clone().unwrap_or_default();
         groups.dedup();
-        // A single-id map forbids setgroups altogether, and so does every map an ordinary user has made.
-        let may_set_groups =
-            facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids));
+        // A single-id map of an ordinary user forbids setgroups altogether, for all namespaces below too.
+        let may_set_groups = facts.set_groups
+            && (facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids)));
         if extras.keep_groups {
             // For files of the host that only one of them opens.
         } else if may_set_groups {
@@ -117,12 +117,14 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         } else if !groups.is_empty() {
             return Err(Error::unsupported(
                 "process.user.additionalGids",
-                "a user namespace with a single id cannot set groups; use subordinate ids (newgidmap, /etc/subgid)",
+                "/proc/self/setgroups says deny, or the user namespace has a single id; use subordinate ids (newgidmap, /etc/subgid)",
             ));
         }
+        let present = facts.ids.as_ref().filter(|_| !namespaces.has_user());
+        let maps = namespaces.maps.as_ref().or(present);
         for (field, id, maps) in [
-            ("process.user.uid", user.uid(), namespaces.maps.as_ref().map(|maps| &maps.uids)),
-            ("process.user.gid", user.gid(), namespaces.maps.as_ref().map(|maps| &maps.gids)),
+            ("process.user.uid", user.uid(), maps.map(|maps| &maps.uids)),
+            ("process.user.gid", user.gid(), maps.map(|maps| &maps.gids)),
         ] {
             if maps.is_some_and(|maps| crate::id_map::to_host(maps, id).is_none()) {
                 return Err(Error::invalid(
