@@ -48,7 +48,10 @@ pub(crate) fn run(contender: &str, bundle: &Path, count: usize, pause: Duration)
         "pool" | "pool-sandbox" => {
             let builder = match contender {
                 "pool" => Container::builder().bundle(bundle.directory.join("plain")),
-                _ => Container::builder().rootfs(bundle.directory.join("rootfs")).command(["/bin/true"]).sandbox(),
+                _ => Container::builder()
+                    .rootfs(bundle.directory.join("rootfs"))
+                    .command(["/bin/true"])
+                    .sandbox(),
             };
             let builder = builder.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let pool = Pool::new(builder, 4).unwrap();
