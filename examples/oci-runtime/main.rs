@@ -30,6 +30,7 @@ mod spec;
 mod start;
 mod state;
 mod update;
+mod values;
 
 use std::path::Path;
 use std::process::ExitCode;
