@@ -91,6 +91,22 @@
 //!   system calls on memory prepared before.
 //! - **Identity is a descriptor** (pidfd) from the first moment on, never a process number that may be used again.
 //!
+//! # As an ordinary user
+//!
+//! | | with subordinate ids | without |
+//! | --- | --- | --- |
+//! | takes | lines in `/etc/subuid` and `/etc/subgid`, newuidmap and newgidmap (package `uidmap`) | nothing |
+//! | ids inside | root is the caller, the ids from 1 on are the granted ones | one: the wanted user is the caller |
+//! | files of an image | have the owners the image says | belong to the one user; who is meant stays with the image |
+//! | processes | change to any user that is mapped, as entrypoints do | stay who they are |
+//! | files in and out, changes, commits | owners as seen inside | as in the image, new files are root's |
+//! | costs | the two programs: 1.5 to 2 ms a start | |
+//!
+//! Both kinds of container can share one store; [`ContainerBuilder::id_mappings`] chooses. [`Feature::SubordinateIds`] names what
+//! is missing. What such users leave behind goes with the container, as everything does; a whole store with
+//! [`Store::destroy`](image_layers::Store::destroy). A user whose number is beyond the granted ids gets a container with that
+//! one id. Ranges that overlap are an error, never silently done without.
+//!
 //! # Kernel features
 //!
 //! | feature | since | without it |
