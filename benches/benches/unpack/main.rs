@@ -5,7 +5,8 @@
 //! references in it). `BENCH_RUNS` is the number of rounds, 7 by default. `BENCH_ONLY` picks contenders by substrings.
 //!
 //! Each run starts in an empty directory below `TMPDIR`; its removal does not count. Beware of an ext4 without journal, which
-//! gets ten times slower once files were deleted. Ours and `oci-image` run in a process of their own that takes its own
+//! gets ten times slower once files were deleted, and of a host that is short of free memory: then what is written has to wait
+//! for pages. Ours and `oci-image` run in a process of their own that takes its own
 //! time and peak memory, with the image imported and verified before, except where they `import` it from an archive as
 //! part of the work; programs are timed from outside, containerd without the start of its daemon. Two floors: `decode +
 //! sha256` writes nothing, `pipe + sha256` also makes the files with as few system calls as possible, trusting its input.
@@ -222,6 +223,8 @@ fn remove(target: &Path) {
     let _ = Command::new("umount").arg("-l").arg(target.join("root/overlay")).stderr(Stdio::null()).status();
     let removed = Command::new("rm").arg("-rf").arg(target).status().unwrap();
     assert!(removed.success(), "rm -rf {}", target.display());
+    // The next one must not be disturbed by what the kernel still has to write of this one.
+    rustix::fs::syncfs(fs::File::open(target.parent().unwrap()).unwrap()).unwrap();
 }
 
 /// In a process of its own.
