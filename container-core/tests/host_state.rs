@@ -251,3 +251,23 @@ fn host_that_reaps(root: &Root) {
     assert_eq!(now, caught as *const () as usize, "the handler is still installed");
     assert!(CAUGHT.load(Ordering::Relaxed) > 0);
 }
+
+/// The C library changes credentials in every thread, by a signal that each has to take.
+#[test]
+fn credentials_can_be_changed_after_a_start() {
+    if !fixture::containers() {
+        return;
+    }
+    Root::new().command(&["true"]).run().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // SAFETY: no memory involved; to what they are.
+        let answer = unsafe { libc::setgid(libc::getgid()) };
+        let _ = tell.send(answer);
+    });
+    assert_eq!(
+        told.recv_timeout(Duration::from_secs(60)),
+        Ok(0),
+        "a thread of the library does not take part"
+    );
+}

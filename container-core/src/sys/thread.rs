@@ -44,9 +44,10 @@ pub(crate) fn reset_signals() {
     unblock_signals();
 }
 
-/// Blocks all signals of the calling thread.
+/// Blocks all signals of the calling thread but those that the C library sends its own threads (32 to 34): with them it changes
+/// credentials in all of them, and waits until each has.
 pub(crate) fn block_signals() {
-    let all = u64::MAX;
+    let all = !(0b111u64 << 31);
     // SAFETY: the mask is 8 bytes.
     let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, 0, 8) };
 }
