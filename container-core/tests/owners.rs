@@ -253,3 +253,24 @@ fn files_of_its_users_go_in_and_out() {
         container.remove().unwrap();
     });
 }
+
+/// Containers that root starts in a user namespace see the owners of their image too.
+#[test]
+fn root_maps_the_owners_of_an_image() {
+    if !fixture::containers() {
+        return;
+    }
+    if !fixture::is_root() {
+        return fixture::skip("root", "only root maps any id");
+    }
+    let map = || [IdMapping { container_id: 0, host_id: 200_000, size: 65536 }];
+    with_stores(|store, image| {
+        let text = output(&shell(store, image, SERVE).user("db").id_mappings(map(), map()));
+        assert!(text.starts_with("999\n999\n999 50\n/var/lib/db db:db 700\n"), "{text}");
+        assert!(text.contains("/etc/passwd root:root 644\nof the image\n"), "{text}");
+        // Beside one without.
+        let text = output(&shell(store, image, SERVE).user("db"));
+        assert!(text.contains("/var/lib/db db:db 700\n/var/lib/db/config db:db 600\n"), "{text}");
+        assert!(store.verify().unwrap().is_empty());
+    });
+}

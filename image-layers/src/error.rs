@@ -304,8 +304,8 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// Files cannot be given to the owners that were asked for, as an ordinary user can with subordinate ids.
-    #[error("files cannot have the owners that were asked for: {reason}")]
+    /// Files of subordinate ids of an ordinary user cannot be made, reached or removed.
+    #[error("files of other ids than the own one are out of reach: {reason}")]
     Owners {
         /// Which file, program or setting stands in the way.
         reason: String,

@@ -316,6 +316,48 @@ fn capabilities_are_those_of_the_containers_root() {
     store.destroy().unwrap();
 }
 
+/// Root makes for a user namespace what an ordinary user makes for his own.
+#[test]
+fn root_gives_files_to_the_ids_of_a_user_namespace() {
+    if !is_root() {
+        return skip("root", "only root gives files to any id");
+    }
+    let scratch = scratch();
+    let ranges = [IdRange::new(0, 200_000, 65536)];
+    let owners = Owners::Mapped(IdMaps::new(ranges, ranges));
+    let options = StoreOptions::new().backend(SnapshotKind::Copy).owners(owners);
+    let store = options.open_or_create(scratch.path().join("store")).unwrap();
+    let image = import(&store, scratch.path());
+    let layer = store.prepare(&image, "one").unwrap();
+    let RootfsMount::Directory { source, .. } = layer.mount() else { panic!() };
+    let owner = |name: &str| {
+        let info = fs::symlink_metadata(source.join(name)).unwrap();
+        (info.uid() - 200_000, info.gid() - 200_000)
+    };
+    assert_eq!(owner("var"), (0, 0));
+    assert_eq!(owner("var/lib/db/kept/more"), (70, 70));
+    assert_eq!(owner("var/lib/db/link"), (1000, 50));
+    assert_eq!(owner("large-id"), (0, 0));
+    let mut value = [0; 64];
+    let length = rustix::fs::lgetxattr(source.join("ping"), "security.capability", &mut value[..]).unwrap();
+    assert_eq!(value[length - 4..length], 200_000u32.to_le_bytes());
+    fs::write(source.join("new"), "x").unwrap();
+    std::os::unix::fs::chown(source.join("new"), Some(200_999), Some(200_998)).unwrap();
+    let changed = layer.commit(None).unwrap();
+    let tree = scratch.path().join("tree");
+    changed.unpack(&tree).unwrap();
+    let info = fs::metadata(tree.join("new")).unwrap();
+    assert_eq!((info.uid(), info.gid()), (999, 998));
+    assert_eq!(
+        fs::metadata(tree.join("large-id")).unwrap().uid(),
+        1_000_000,
+        "who could not be shown is kept"
+    );
+    assert!(store.verify().unwrap().is_empty());
+    drop(layer);
+    store.destroy().unwrap();
+}
+
 #[test]
 fn a_sweep_takes_what_a_killed_program_left() {
     let Some((inside, _)) = Inside::new() else { return };

@@ -78,7 +78,7 @@ impl ContainerBuilder {
             #[cfg(feature = "images")]
             Root::Image(store, image) => {
                 let failed = |e: image_layers::Error| Error::Image(Box::new(e));
-                let store = &match self.owners(&image.config().user)? {
+                let store = &match self.owners(store, &image.config().user)? {
                     Some(owners) => store.with_owners(owners),
                     None => store.clone(),
                 };
@@ -110,12 +110,17 @@ impl ContainerBuilder {
     }
 
     /// Whom the files of an image belong to on the disk, so that its owners are seen inside. `None`: whom the store thinks best,
-    /// for callers who can give files to anybody.
+    /// for callers who can give files to anybody and start containers without a user namespace.
     #[cfg(feature = "images")]
-    pub(super) fn owners(&self, image_user: &str) -> Result<Option<image_layers::Owners>> {
-        use image_layers::{IdMaps, IdRange, Owners};
+    pub(super) fn owners(
+        &self,
+        store: &image_layers::Store,
+        image_user: &str,
+    ) -> Result<Option<image_layers::Owners>> {
+        use image_layers::{IdMaps, IdRange, Owners, SnapshotKind};
         let facts = super::start::facts()?;
-        if facts.uid == 0 {
+        // In EROFS images every file has its true owner.
+        if facts.uid == 0 && (self.uid_mappings.is_empty() || store.backend() == SnapshotKind::Erofs) {
             return Ok(None);
         }
         let wanted = self.user.as_deref().unwrap_or(image_user);

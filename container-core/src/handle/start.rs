@@ -60,7 +60,7 @@ impl ContainerBuilder {
         let (rootfs, _view) = match &self.root {
             #[cfg(feature = "images")]
             Root::Image(store, image) => {
-                let owners = self.owners(&image.config().user)?;
+                let owners = self.owners(store, &image.config().user)?;
                 let store = owners.map_or_else(|| store.clone(), |owners| store.with_owners(owners));
                 let view = store.view(image).map_err(|e| Error::Image(Box::new(e)))?;
                 (Some(Rootfs::try_from(view.mount().clone())?), Held::View(view))

@@ -1,6 +1,7 @@
 //! Owner, attributes and times of one entry, in the order in which they do not undo each other: owner, mode, extended
 //! attributes, times.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub(crate) struct Ownership {
     gid: u32,
     /// Root may give files away and make devices.
     root: bool,
-    /// Whom an ordinary user may give files to.
+    /// By which ids the owners that an image names go on the disk, when not by their own.
     maps: Option<Arc<IdMaps>>,
 }
 
@@ -32,8 +33,8 @@ impl Ownership {
     pub(crate) fn new(owners: &Owners) -> Ownership {
         let uid = rustix::process::geteuid().as_raw();
         let maps = match owners {
-            Owners::Mapped(maps) if uid != 0 => Some(Arc::new(maps.clone())),
-            _ => None,
+            Owners::Mapped(maps) => Some(Arc::new(maps.clone())),
+            Owners::Plain => None,
         };
         Ownership { uid, gid: rustix::process::getegid().as_raw(), root: uid == 0, maps }
     }
@@ -42,15 +43,23 @@ impl Ownership {
         self.root
     }
 
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.maps.is_some()
+    }
+
+    /// Who has the files of owners that are not mapped: root inside, which is an ordinary caller.
+    fn keeper(&self, maps: &IdMaps) -> (u32, u32) {
+        (maps.uid_to_outside(0).unwrap_or(self.uid), maps.gid_to_outside(0).unwrap_or(self.gid))
+    }
+
     /// Whom a new file has to be given to, if it is not the caller.
     fn heir(&self, meta: &Metadata) -> Option<(u32, u32)> {
         let owner = match &self.maps {
             None => (meta.uid, meta.gid),
-            // As in a user namespace without that id: the caller keeps the file.
-            Some(maps) => (
-                maps.uid_to_outside(meta.uid).unwrap_or(self.uid),
-                maps.gid_to_outside(meta.gid).unwrap_or(self.gid),
-            ),
+            Some(maps) => {
+                let (uid, gid) = self.keeper(maps);
+                (maps.uid_to_outside(meta.uid).unwrap_or(uid), maps.gid_to_outside(meta.gid).unwrap_or(gid))
+            }
         };
         ((self.root || self.maps.is_some()) && owner != (self.uid, self.gid)).then_some(owner)
     }
@@ -59,7 +68,7 @@ impl Ownership {
     pub(crate) fn beyond_caller(&self, meta: &Metadata) -> bool {
         let of_ids =
             |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"security.") || name.starts_with(b"system.");
-        self.maps.is_some() && (self.heir(meta).is_some() || meta.xattrs.iter().any(of_ids))
+        !self.root && self.maps.is_some() && (self.heir(meta).is_some() || meta.xattrs.iter().any(of_ids))
     }
 
     /// The owner that an entry of an image has, of a file on the disk; `truth` is what the index says of it.
@@ -70,23 +79,31 @@ impl Ownership {
         };
         /// What the kernel shows for ids that are not mapped.
         const NOBODY: u32 = 65534;
-        // What could not be mapped stayed the caller's.
+        let keeper = self.keeper(maps);
         let uid = match truth {
-            Some((truth, _)) if uid == self.uid && maps.uid_to_outside(truth).is_none() => truth,
+            Some((truth, _)) if uid == keeper.0 && maps.uid_to_outside(truth).is_none() => truth,
             _ => maps.uid_to_inside(uid).unwrap_or(NOBODY),
         };
         let gid = match truth {
-            Some((_, truth)) if gid == self.gid && maps.gid_to_outside(truth).is_none() => truth,
+            Some((_, truth)) if gid == keeper.1 && maps.gid_to_outside(truth).is_none() => truth,
             _ => maps.gid_to_inside(gid).unwrap_or(NOBODY),
         };
         (uid, gid)
     }
 
+    /// In a user namespace an id may have no mapping; then the caller keeps the file, as for an ordinary user.
+    fn tolerate_unmapped(&self, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+        match result {
+            Err(Errno::INVAL) if self.maps.is_none() => Ok(()),
+            other => other,
+        }
+    }
+
     /// An attribute of an image as it has to be on the disk; `None` when it cannot be said there.
-    fn to_attribute(&self, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    fn to_attribute<'v>(&self, name: &[u8], value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
         match &self.maps {
-            Some(maps) => owners::to_disk(maps, name, value),
-            None => Some(value.to_vec()),
+            Some(maps) => owners::to_disk(maps, name, value).map(Cow::Owned),
+            None => Some(Cow::Borrowed(value)),
         }
     }
 
@@ -126,14 +143,17 @@ pub(crate) fn finish_file(
         return finish_by_hand(file, None, meta, owners);
     }
     if let Some((uid, gid)) = owners.heir(meta) {
-        tolerate_unmapped(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+        let given = rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        owners.tolerate_unmapped(given)?;
     }
     // Changing the owner and writing clear set-id bits.
     if !exact_mode || meta.mode & 0o6000 != 0 {
         rustix::fs::fchmod(file, Mode::from_raw_mode(u32::from(meta.mode)))?;
     }
     for (name, value) in &meta.xattrs {
-        tolerate_unsupported(rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()))?;
+        if let Some(value) = owners.to_attribute(name, value) {
+            tolerate_unsupported(rustix::fs::fsetxattr(file, &name[..], &value, XattrFlags::empty()))?;
+        }
     }
     rustix::fs::futimens(file, &times(meta.mtime))
 }
@@ -151,9 +171,10 @@ pub(crate) fn finish_named(
     }
     if let Some((uid, gid)) = owners.heir(meta) {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        tolerate_unmapped(rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+        let given = rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+        owners.tolerate_unmapped(given)?;
     }
-    set_xattrs_named(dir, name, &meta.xattrs)?;
+    set_xattrs_named(dir, name, &meta.xattrs, owners)?;
     rustix::fs::utimensat(dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
 }
 
@@ -199,17 +220,20 @@ fn finish_by_hand(
     })
 }
 
-pub(crate) fn set_xattrs_named(
+fn set_xattrs_named(
     dir: BorrowedFd<'_>,
     name: &[u8],
     xattrs: &[(Vec<u8>, Vec<u8>)],
+    owners: &Ownership,
 ) -> rustix::io::Result<()> {
     if xattrs.is_empty() {
         return Ok(());
     }
     let path = through_proc(dir, name);
     for (key, value) in xattrs {
-        tolerate_unsupported(rustix::fs::lsetxattr(&path[..], &key[..], value, XattrFlags::empty()))?;
+        if let Some(value) = owners.to_attribute(key, value) {
+            tolerate_unsupported(rustix::fs::lsetxattr(&path[..], &key[..], &value, XattrFlags::empty()))?;
+        }
     }
     Ok(())
 }
@@ -275,14 +299,6 @@ pub(crate) fn times(mtime: Timestamp) -> Timestamps {
 fn tolerate_unsupported(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match result {
         Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
-        other => other,
-    }
-}
-
-/// In a user namespace an id may have no mapping; then the caller keeps the file, as for an ordinary user.
-fn tolerate_unmapped(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match result {
-        Err(Errno::INVAL) => Ok(()),
         other => other,
     }
 }

@@ -73,18 +73,25 @@ impl Snapshotter for Erofs {
     }
 
     fn mount(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
-        Ok(mount(lower(chain, layer)?, Some(writable)))
+        Ok(mount(lower(chain, layer)?, Some(writable), &self.owners))
     }
 
     fn view(&self, chain: &[PathBuf]) -> Result<RootfsMount> {
         let lower = lower(chain, layer)?;
-        if lower.is_empty() { Err(no_layers()) } else { Ok(mount(lower, None)) }
+        if lower.is_empty() { Err(no_layers()) } else { Ok(mount(lower, None, &self.owners)) }
     }
 
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| Ok(Box::new(content(&below, id)?) as Box<dyn Read>);
-        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &self.owners, &below, &content, out)
+        diff(
+            open(&writable.join("upper"))?,
+            Form::Upper(markers(&self.owners)),
+            &self.owners,
+            &below,
+            &content,
+            out,
+        )
     }
 }
 

@@ -34,7 +34,14 @@ impl Snapshotter for Overlay {
     }
 
     fn settle(&self, tree: &mut Tree, below: &Merged, scratch: &Path, umask_is_zero: bool) -> Result<()> {
-        settle_directory(tree, below, &scratch.join(CONTENT), markers(), &self.owners, umask_is_zero)
+        settle_directory(
+            tree,
+            below,
+            &scratch.join(CONTENT),
+            markers(&self.owners),
+            &self.owners,
+            umask_is_zero,
+        )
     }
 
     fn prepare(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
@@ -43,7 +50,7 @@ impl Snapshotter for Overlay {
     }
 
     fn mount(&self, chain: &[PathBuf], writable: &Path) -> Result<RootfsMount> {
-        Ok(mount(lower(chain, |dir| LowerLayer::Directory(dir.join(CONTENT)))?, Some(writable)))
+        Ok(mount(lower(chain, |dir| LowerLayer::Directory(dir.join(CONTENT)))?, Some(writable), &self.owners))
     }
 
     fn view(&self, chain: &[PathBuf]) -> Result<RootfsMount> {
@@ -54,7 +61,7 @@ impl Snapshotter for Overlay {
             }
             (Some(bottom), false) => {
                 lower.push(bottom);
-                Ok(mount(lower, None))
+                Ok(mount(lower, None, &self.owners))
             }
             _ => Err(no_layers()),
         }
@@ -63,7 +70,14 @@ impl Snapshotter for Overlay {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| open_content(&below, id);
-        diff(open(&writable.join("upper"))?, Form::Upper(markers()), &self.owners, &below, &content, out)
+        diff(
+            open(&writable.join("upper"))?,
+            Form::Upper(markers(&self.owners)),
+            &self.owners,
+            &below,
+            &content,
+            out,
+        )
     }
 }
 
@@ -94,7 +108,7 @@ pub(super) fn lower(chain: &[PathBuf], layer: impl Fn(&Path) -> LowerLayer) -> R
     Ok(lower)
 }
 
-pub(super) fn mount(lower: Vec<LowerLayer>, writable: Option<&Path>) -> RootfsMount {
+pub(super) fn mount(lower: Vec<LowerLayer>, writable: Option<&Path>, owners: &Ownership) -> RootfsMount {
     let (upper, work) = (writable.map(|dir| dir.join("upper")), writable.map(|dir| dir.join("work")));
     match upper {
         Some(source) if lower.is_empty() => RootfsMount::Directory { source, read_only: false },
@@ -102,7 +116,7 @@ pub(super) fn mount(lower: Vec<LowerLayer>, writable: Option<&Path>) -> RootfsMo
             lower,
             upper,
             work,
-            userxattr: markers() == Markers::User,
+            userxattr: markers(owners) == Markers::User,
             volatile: false,
         },
     }
@@ -119,7 +133,7 @@ pub(super) fn refusal(dir: &Path) -> Option<String> {
         Ok(scratch) => scratch,
         Err(errno) => return Some(format!("cannot write to {}: {errno}", dir.display())),
     };
-    if markers() == Markers::Trusted {
+    if is_trusted() {
         return match scratch.mount() {
             // It mounts without attributes too, and then cannot replace directories.
             Ok(_) => scratch.lacks("trusted.overlay.opaque"),
@@ -194,12 +208,13 @@ impl Drop for Scratch {
 }
 
 /// Which attributes overlayfs will look at: those of the initial user namespace's root, or anybody's.
-pub(super) fn markers() -> Markers {
-    if rustix::process::geteuid().is_root() && in_initial_user_namespace() {
-        Markers::Trusted
-    } else {
-        Markers::User
-    }
+pub(super) fn markers(owners: &Ownership) -> Markers {
+    // What is made for a user namespace looks the same whoever has made it.
+    if is_trusted() && !owners.is_mapped() { Markers::Trusted } else { Markers::User }
+}
+
+fn is_trusted() -> bool {
+    rustix::process::geteuid().is_root() && in_initial_user_namespace()
 }
 
 fn in_initial_user_namespace() -> bool {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::owners::Owners;
 use crate::owners::reach::Reach;
 use crate::progress::{Control, Step};
-use crate::snapshot::{self, LayerJob};
+use crate::snapshot::{self, LayerJob, SnapshotKind};
 use crate::{Digest, Error, Image, Result, UnpackOptions};
 
 use super::layers::discard_broken;
@@ -102,6 +102,10 @@ impl Store {
             return Ok(below);
         }
         self.owners().require()?;
+        if self.backend() == SnapshotKind::Erofs && *self.owners() != Owners::Plain {
+            let what = "owners of a user namespace in EROFS images (the backend overlay has them)".to_owned();
+            return Err(Error::UnsupportedLayer { what });
+        }
         let layers = image.layers();
         let mut jobs = Vec::new();
         let mut scratches = Vec::new();
