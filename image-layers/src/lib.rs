@@ -117,10 +117,10 @@ pub use document::ImageConfig;
 pub use error::{Class, Error, Result};
 pub use image::{Image, ImageLayer};
 pub use limits::Limits;
-pub use owners::{IdMaps, IdRange, Owners};
 /// For `container-core`, which copies files in and out of containers: no part of what this crate promises.
 #[doc(hidden)]
 pub use owners::reach;
+pub use owners::{IdMaps, IdRange, Owners};
 pub use platform::Platform;
 pub use progress::{Cancel, Event, Loss, Progress, Step, UnpackOptions};
 pub use reference::Reference;

@@ -34,7 +34,7 @@ impl Store {
         let mut collected = Collected::default();
         // Declared before the lock, so that it is emptied after the lock is gone.
         let trash = Trash::new(self);
-        let _guard = self.lock_exclusive()?;
+        let guard = self.lock_exclusive()?;
         lease::discard_dead(self, &trash)?;
         let mut roots = lease::living_roots(self)?;
         roots.extend(self.index()?.records().into_iter().map(|r| Root::Image(r.digest)));
@@ -78,6 +78,8 @@ impl Store {
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
         }
+        drop(guard);
+        trash.empty()?;
         Ok(collected)
     }
 

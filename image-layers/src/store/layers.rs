@@ -247,13 +247,16 @@ impl WritableLayer {
     /// Removes the layer with all that was written to it.
     ///
     /// # Errors
-    /// [`Error::InUse`] while another handle, in this process or another one, has it open; then it stays. [`Error::Io`].
+    /// [`Error::InUse`] while another handle, in this process or another one, has it open; then it stays. [`Error::Io`]; when
+    /// files cannot be deleted, the layer is gone nevertheless, and they are tried again whenever the store is opened.
     pub fn remove(self) -> Result<()> {
         let path = self.path();
         if !lock::try_exclusive_soon(&self.lock).map_err(Error::io("lock", &path))? {
             return Err(Error::InUse { what: format!("writable layer {:?}", self.key) });
         }
-        Trash::new(&self.store).discard(&path)
+        let trash = Trash::new(&self.store);
+        trash.discard(&path)?;
+        trash.empty()
     }
 
     pub(crate) fn path(&self) -> PathBuf {

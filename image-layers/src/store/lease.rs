@@ -173,14 +173,26 @@ impl Trash {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(place);
         Ok(())
     }
+
+    /// Deletes it now, to be told of what cannot be: without any lock.
+    pub(super) fn empty(mut self) -> Result<()> {
+        self.delete()
+    }
+
+    fn delete(&mut self) -> Result<()> {
+        let taken = std::mem::take(self.taken.get_mut().unwrap_or_else(PoisonError::into_inner));
+        taken.iter().fold(Ok(()), |result, path| {
+            // Another process may sweep at the same time, and then it is gone by whoever was first.
+            let removed = remove_tree(path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) });
+            result.and(removed)
+        })
+    }
 }
 
 impl Drop for Trash {
     fn drop(&mut self) {
-        for path in self.taken.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            // Another process may sweep at the same time.
-            let _ = remove_tree(path);
-        }
+        // What cannot be deleted now is swept by the next open.
+        let _ = self.delete();
     }
 }
 
