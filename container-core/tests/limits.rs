@@ -2,6 +2,7 @@
 
 mod fixture;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,18 @@ fn h25_a_layer_in_memory_has_its_size() {
     assert!((8 << 20..=16 << 20).contains(&size), "{size}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{output:?}");
     assert!(!root.path().join("root/fill").exists(), "nothing reached the root directory itself");
+}
+
+#[test]
+fn a_sandbox_with_a_layer_can_be_written() {
+    if !fixture::containers() {
+        return;
+    }
+    let root = Root::new();
+    std::fs::set_permissions(root.path().join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+    let builder = root.shell("echo new > /tmp/file && cat /tmp/file").sandbox();
+    assert!(!builder.run().unwrap().success());
+    assert_eq!(builder.writable_memory(1 << 20).run().unwrap().stdout, b"new\n");
 }
 
 #[test]

@@ -133,7 +133,6 @@ fn judge(
         .command([interpreter, "/code/main"])
         .current_dir("/code")
         // What the program writes is in memory and gone with it.
-        .read_only(false)
         .writable_memory(SCRATCH)
         .memory(MEMORY)
         .cpus(1.0)

@@ -344,15 +344,19 @@ impl ContainerBuilder {
     }
 
     /// Changes to the root file system go to memory and are gone at the end; beyond `bytes` writes fail with ENOSPC. They
-    /// count towards the memory limit. Works for ordinary users too.
+    /// count towards the memory limit. Works for ordinary users too. Takes back [`read_only`](Self::read_only) and that of
+    /// [`sandbox`](Self::sandbox).
     pub fn writable_memory(mut self, bytes: u64) -> Self {
+        self.read_only = false;
         self.layer = Layer::Memory(bytes);
         self
     }
 
     /// Changes to the root file system go to a file system of this size of their own, on disk, and are gone at the end; beyond
     /// `bytes` writes fail with ENOSPC. Takes space only as it fills. Needs privilege (a loop device) and `mke2fs`.
+    /// Takes back [`read_only`](Self::read_only) and that of [`sandbox`](Self::sandbox).
     pub fn disk_limit(mut self, bytes: u64) -> Self {
+        self.read_only = false;
         self.layer = Layer::Disk(bytes);
         self
     }

@@ -30,7 +30,7 @@ pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
         if !privileged {
             write_file(pid, "setgroups", "deny")?;
         }
-        write_file(pid, "uid_map", &id_map::lines(&maps.uids))?;
+        write_file(pid, "uid_map", &id_map::lines(&maps.uids)).map_err(|error| explain_root(error, maps))?;
         return write_file(pid, "gid_map", &id_map::lines(&maps.gids));
     }
     by_helpers(pid, maps)
@@ -40,6 +40,20 @@ pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
 fn may_map_all() -> bool {
     const SETID: u64 = 1 << 6 | 1 << 7;
     cred::capabilities().is_ok_and(|(effective, _)| effective & SETID == SETID)
+}
+
+/// The kernel lets nobody map the root of his own namespace without CAP_SETFCAP (Linux 5.12): root inside could make programs that
+/// have file capabilities outside.
+fn explain_root(error: Error, maps: &Maps) -> Error {
+    const SETFCAP: u64 = 1 << 31;
+    let lacking = cred::capabilities().is_ok_and(|(effective, _)| effective & SETFCAP == 0);
+    if error.errno() == Some(libc::EPERM) && lacking && maps.uids.iter().any(|map| map.host_id == 0) {
+        return Error::unsupported(
+            "a user namespace that maps user 0 of the one this program is in",
+            "it takes CAP_SETFCAP, which this program lacks: run it with that capability or as another user id",
+        );
+    }
+    error
 }
 
 fn write_file(pid: i32, name: &str, value: &str) -> Result<()> {

@@ -130,11 +130,6 @@ impl Facts {
         self.capable && self.effective & needed == needed
     }
 
-    /// The kernel lets nobody map the root of his own namespace without this right (Linux 5.12).
-    pub(crate) fn maps_root(&self) -> bool {
-        self.effective & 1 << SETFCAP != 0
-    }
-
     /// Every id the caller can give to a user namespace, as the same id there. `None`: it has only its own.
     pub(crate) fn all_ids(&self) -> Option<Maps> {
         if !self.maps_all {

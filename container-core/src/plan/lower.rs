@@ -176,14 +176,6 @@ fn validate(spec: &Spec, extras: &Extras, facts: &Facts, namespaces: &Namespaces
             "it takes CAP_SYS_ADMIN; add `user` to linux.namespaces with mappings of your own ids",
         ));
     }
-    if let Some(maps) = namespaces.maps.as_ref().filter(|_| !facts.maps_root())
-        && maps.uids.iter().any(|map| map.host_id == 0)
-    {
-        return Err(Error::unsupported(
-            "a user namespace that maps user 0 of the one this program is in",
-            "it takes CAP_SETFCAP (Linux 5.12), which this program lacks: run it with that capability or as another user id",
-        ));
-    }
     let masked = linux.and_then(|l| l.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
     let read_only = linux.and_then(|l| l.readonly_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
     if !namespaces.makes(MOUNT) {
