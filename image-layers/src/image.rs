@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use crate::document::{Descriptor, Manifest};
-use crate::progress::{Control, Step};
+use crate::progress::Step;
 use crate::snapshot::{self, LayerJob};
 use crate::store::index::Record;
-use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store, media_type};
+use crate::{Digest, Error, ImageConfig, Platform, Reference, Result, Store, UnpackOptions, media_type};
 
 /// An image in a [`Store`]: plain data about it. It stays usable for as long as the store has the image; hold a
 /// [`Lease`](crate::Lease) to be sure of that.
@@ -105,9 +105,21 @@ impl Image {
     /// Unpacks the image into a plain directory, as [`SourceImage::unpack`](crate::SourceImage::unpack) does.
     ///
     /// # Errors
-    /// Whatever is wrong with the layers, as [`Error::Layer`]; [`Error::Io`].
+    /// Whatever is wrong with the layers, as [`Error::Layer`]; [`Error::BlobNotFound`] when the image was collected;
+    /// [`Error::Io`].
     pub fn unpack(&self, target: impl AsRef<std::path::Path>) -> Result<()> {
-        let control = Control::default();
+        self.unpack_with(target, &UnpackOptions::new())
+    }
+
+    /// As [`unpack`](Image::unpack), with limits, a cancel flag and progress.
+    ///
+    /// # Errors
+    /// As [`unpack`](Image::unpack); [`Error::LimitExceeded`], [`Error::Cancelled`].
+    pub fn unpack_with(&self, target: impl AsRef<std::path::Path>, options: &UnpackOptions) -> Result<()> {
+        let control = &options.control;
+        // Nobody may collect the layers meanwhile.
+        let lease = self.store.lease()?;
+        lease.keep(self)?;
         let count = self.layers.len();
         let job = |(index, layer): (usize, &ImageLayer)| {
             let (store, digest) = (self.store.clone(), layer.digest.clone());

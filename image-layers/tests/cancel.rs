@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fixture::*;
-use image_layers::{Cancel, Class, Event, Image, ImportOptions, Progress, Step, Store, UnpackOptions};
+use image_layers::{
+    Cancel, Class, Event, Image, ImportOptions, Limits, Progress, Step, Store, UnpackOptions,
+};
 
 /// Three layers of a good MiB.
 fn layers() -> Vec<Layer> {
@@ -107,5 +109,34 @@ fn every_phase_can_be_stopped() {
     assert_eq!(error.class(), Class::Cancelled);
     // And the next attempt works.
     store.prepare(&image, "c").unwrap();
+    assert_tidy(&store);
+}
+
+#[test]
+fn unpacking_to_a_directory_is_watched_stopped_and_bounded() {
+    let dir = scratch();
+    let store = Store::open_or_create(dir.path().join("store")).unwrap();
+    let input = layout(&dir.path().join("layout"), &layers(), "x/p:1");
+    let image = store.import(&input, &ImportOptions::new()).unwrap().remove(0);
+    let target = dir.path().join("target");
+    let cancel = Cancel::new();
+    let flag = cancel.clone();
+    let stop = Progress::new(move |_| flag.cancel());
+    let options = UnpackOptions::new().cancel(cancel).progress(stop);
+    assert_eq!(image.unpack_with(&target, &options).unwrap_err().class(), Class::Cancelled);
+    assert!(!target.exists());
+    let mut limits = Limits::default();
+    limits.layer_bytes = 1 << 20;
+    let options = UnpackOptions::new().limits(limits);
+    assert_eq!(image.unpack_with(&target, &options).unwrap_err().class(), Class::TooLarge);
+    assert!(!target.exists());
+    // What the store has lost from its list, but not collected, can still be unpacked.
+    store.remove_image(&image).unwrap();
+    image.unpack(&target).unwrap();
+    assert_eq!(fs::read(target.join("2/small")).unwrap(), b"s");
+    store.collect_garbage().unwrap();
+    let gone = image.unpack(dir.path().join("other")).unwrap_err();
+    assert_eq!(gone.class(), Class::NotFound, "{gone:?}");
+    assert!(!dir.path().join("other").exists());
     assert_tidy(&store);
 }
