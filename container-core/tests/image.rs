@@ -44,6 +44,26 @@ fn what_one_container_does_no_other_sees() {
 }
 
 #[test]
+fn the_source_of_a_bind_is_the_hosts() {
+    if !fixture::containers() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("file"), "the host's\n").unwrap();
+    let store = Store::open_or_create(directory.path().join("store")).unwrap();
+    let image = fixture::image(&store);
+    let of_image = fixture::with_tools(Container::builder().image(&store, &image));
+    let of_host = Container::builder().rootfs("/").read_only(true);
+    for builder in [of_image, of_host] {
+        // A mount inside that has the name of what the source lies in.
+        let above = directory.path().parent().unwrap();
+        let builder = builder.tmpfs("/mnt", 1 << 20).tmpfs(above, 1 << 20).bind(directory.path(), "/mnt/seen");
+        let output = builder.command(["/bin/cat", "/mnt/seen/file"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "the host's\n");
+    }
+}
+
+#[test]
 fn the_images_configuration_counts() {
     if !fixture::containers() {
         return;

@@ -232,8 +232,12 @@ impl Mounts<'_> {
     }
 
     /// The path in the container of a source in its root directory where mounts were made before: only there they can be seen.
+    /// A root that is the host's, or has no place there, cannot tell its files from the host's by their paths: the host's are meant.
     fn made_inside(&self, source: &Path, earlier: &[Mount]) -> Option<PathBuf> {
         let root = super::rootfs::place(self.spec, self.extras);
+        if root == Path::new("/") {
+            return None;
+        }
         let path = Path::new("/").join(source.strip_prefix(&root).ok()?);
         let related = |mount: &Mount| {
             let other = destination(mount, &root).unwrap_or_default();
