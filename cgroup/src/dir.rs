@@ -156,5 +156,11 @@ fn read_from_start(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, in_one_piece: bool)
 
 /// Reads a file of procfs.
 pub(crate) fn read_proc(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })
+    let read = || {
+        let mut buffer = Vec::new();
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        read_list(fd.as_fd(), &mut buffer)?;
+        String::from_utf8(buffer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    };
+    read().map_err(|source| Error::Read { path: path.into(), source })
 }

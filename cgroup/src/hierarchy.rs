@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
@@ -45,11 +45,10 @@ struct Inner {
 pub struct Mount {
     line: MountLine,
     controllers: Controllers,
-    /// Those of them that a group made by a relative path can have.
-    available: Controllers,
     root: Dir,
     own: Option<String>,
-    base: Option<String>,
+    /// Looked for when somebody asks: groups by an absolute path have no use for it.
+    base: OnceLock<Option<String>>,
 }
 
 impl Hierarchy {
@@ -136,7 +135,7 @@ impl Hierarchy {
     /// all, as far as v2 has handed (or lets the caller hand) them down to there. Empty for an ordinary user without delegation.
     #[must_use]
     pub fn available(&self) -> Controllers {
-        self.0.mounts.iter().fold(Controllers::NONE, |all, mount| all.union(mount.available))
+        self.0.mounts.iter().fold(Controllers::NONE, |all, mount| all.union(mount.available()))
     }
 
     /// The group that relative paths are resolved in, as seen from the mount's root, for the hierarchy of `mount`.
@@ -150,7 +149,7 @@ impl Hierarchy {
     /// # Errors
     /// [`Error::Hidden`] when the caller's group lies outside of what is mounted.
     pub fn base<'m>(&self, mount: &'m Mount) -> Result<&'m str> {
-        mount.base.as_deref().ok_or_else(|| Error::Hidden { mountpoint: mount.line.mountpoint.clone() })
+        mount.base().ok_or_else(|| Error::Hidden { mountpoint: mount.line.mountpoint.clone() })
     }
 
     pub(crate) fn index_of(&self, controller: Controller) -> Option<usize> {
@@ -182,39 +181,34 @@ impl Hierarchy {
 
 impl Mount {
     fn new(line: MountLine, root: Dir, own: Option<String>) -> Result<Self> {
-        let mut mount = Self {
-            controllers: line.controllers,
-            available: Controllers::NONE,
-            line,
-            root,
-            base: own.clone(),
-            own,
+        let controllers = match line.version {
+            Version::V1 => line.controllers,
+            Version::V2 => v2_controllers(&root)?,
         };
-        let base = match (mount.line.version, &mount.own) {
-            (Version::V2, Some(own)) => {
-                let (path, dir) = distributing_ancestor(&mount.root, own);
-                mount.base = Some(path);
-                dir
+        Ok(Self { line, controllers, root, own, base: OnceLock::new() })
+    }
+
+    fn base(&self) -> Option<&str> {
+        let find = |own: &str| match self.line.version {
+            Version::V1 => own.to_owned(),
+            Version::V2 => distributing_ancestor(&self.root, own),
+        };
+        self.base.get_or_init(|| self.own.as_deref().map(find)).as_deref()
+    }
+
+    /// The controllers that a group made by a relative path can have.
+    fn available(&self) -> Controllers {
+        let base = self.base().and_then(|base| self.root.open_below(base).ok());
+        match base.filter(Dir::is_writable) {
+            None => Controllers::NONE,
+            // Whoever may write to the top of v2 can hand down everything.
+            Some(base)
+                if self.line.version == Version::V2 && !self.root.may_write("cgroup.subtree_control") =>
+            {
+                v2_controllers(&base).unwrap_or(Controllers::NONE)
             }
-            (_, Some(own)) => mount.root.open_below(own).ok(),
-            (_, None) => None,
-        };
-        let offered = match mount.line.version {
-            Version::V1 => mount.controllers,
-            Version::V2 => {
-                mount.controllers = v2_controllers(&mount.root)?;
-                match &base {
-                    // Whoever may write here can hand down everything.
-                    _ if mount.root.may_write("cgroup.subtree_control") => mount.controllers,
-                    Some(base) => v2_controllers(base)?,
-                    None => Controllers::NONE,
-                }
-            }
-        };
-        if base.is_some_and(|base| base.is_writable()) {
-            mount.available = offered;
+            Some(_) => self.controllers,
         }
-        Ok(mount)
     }
 
     /// The version of this hierarchy.
@@ -285,7 +279,8 @@ fn v2_controllers(dir: &Dir) -> Result<Controllers> {
 
 /// Whether the running kernel has what `version` brought. A release that is not readable counts as new.
 fn kernel_is_at_least(version: (u32, u32)) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
     proc::release(&release).is_none_or(|running| running >= version)
 }
 
@@ -300,9 +295,8 @@ fn open_visible(line: &MountLine) -> Option<Dir> {
     same.then_some(dir)
 }
 
-fn distributing_ancestor(root: &Dir, own: &str) -> (String, Option<Dir>) {
+fn distributing_ancestor(root: &Dir, own: &str) -> String {
     let mut path = own;
-    let own_dir = root.open_below(own).ok();
     let mut buffer = Vec::new();
     loop {
         let Ok(dir) = root.open_below(path) else { break };
@@ -312,14 +306,14 @@ fn distributing_ancestor(root: &Dir, own: &str) -> (String, Option<Dir>) {
         let mut is_empty = |file| matches!(dir.read(file, &mut buffer), Ok(Some("")));
         let is_top = !dir.has("cgroup.type");
         if is_top || !is_empty("cgroup.subtree_control") || is_empty("cgroup.procs") {
-            return (path.to_owned(), Some(dir));
+            return path.to_owned();
         }
         if path.is_empty() {
             break;
         }
         path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
     }
-    (own.to_owned(), own_dir)
+    own.to_owned()
 }
 
 #[cfg(test)]
