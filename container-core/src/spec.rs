@@ -156,13 +156,19 @@ impl ContainerBuilder {
 
         let capabilities = self.capability_list(own_user_namespace, facts);
         let process = self.process(&image, numbers, &capabilities, extras)?;
-        let terminal_group = match own_user_namespace {
-            true => crate::id_map::to_host(&mappings.1, 5).is_some(),
-            false => facts.has_ids(0, 5),
+        let terminal_group = match self.namespace_of(NamespaceKind::User) {
+            // Which ids there are in somebody else's is not known.
+            Some(Namespace::Join(_)) => false,
+            _ if own_user_namespace => crate::id_map::to_host(&mappings.1, 5).is_some(),
+            _ => facts.has_ids(0, 5),
         };
         let mut mounts = mount::defaults(terminal_group);
         if facts.cgroups.is_some() {
             mounts.push(Mount::cgroup());
+        }
+        // Queues of the host's can be shown only as the host shows them.
+        if !self.makes(NamespaceKind::Ipc) && !facts.privileged && !Path::new("/dev/mqueue").is_dir() {
+            mounts.retain(|mount| mount.destination() != Path::new("/dev/mqueue"));
         }
         let (instead, beside): (Vec<_>, Vec<_>) =
             self.mounts.iter().cloned().partition(|mount| mount.destination() == Path::new("/proc"));
@@ -193,8 +199,11 @@ impl ContainerBuilder {
             ));
         }
         let mut spec = builder.build().map_err(|e| Error::invalid("specification", e.to_string()))?;
-        // The spec's own default, which the builder of oci-spec puts in, is none of ours.
+        // The spec's own defaults, which the builder of oci-spec puts in, are none of ours.
         spec.set_uid_mappings(None).set_gid_mappings(None);
+        if !self.makes(NamespaceKind::Uts) {
+            spec.set_hostname(None);
+        }
         Ok(spec)
     }
 

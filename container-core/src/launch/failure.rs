@@ -49,6 +49,14 @@ pub(super) fn explain(
                 return Error::unsupported("a /proc of the container's own", remedy);
             }
         }
+        // setns(2): it takes rights in the user namespace that owns the other one.
+        Operation::Join { name, .. } if failure.errno == libc::EPERM => {
+            return Error::unsupported(
+                format!("joining the namespace {name}"),
+                "it belongs to a user namespace in which this program has no rights: join that one too, or let root start the \
+                 container",
+            );
+        }
         Operation::Loopback if failure.errno == libc::EPERM => {
             return Error::unsupported("raising the loopback interface", "it takes CAP_NET_ADMIN");
         }

@@ -153,9 +153,11 @@ fn new_mount(root: i32, new: &NewMount) -> Done {
 }
 
 fn new_mount_at(place: i32, new: &NewMount, mode: Option<u32>) -> Done {
-    let filesystem = mount::fs_open(&new.kind)?;
-    let made = set_mode(filesystem, mode).and_then(|()| configure(filesystem, new));
-    fd::close(filesystem);
+    let made = mount::fs_open(&new.kind).map_err(Failure::from).and_then(|filesystem| {
+        let made = set_mode(filesystem, mode).and_then(|()| configure(filesystem, new));
+        fd::close(filesystem);
+        made
+    });
     let made = match (made, &new.stand_in) {
         (Err(Failure { errno: libc::EPERM, .. }), Some(path)) => stand_in(path, new)?,
         (made, _) => made?,

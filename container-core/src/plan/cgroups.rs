@@ -56,11 +56,11 @@ pub(super) fn lower(
         let Some(name) = found.mountpoint().file_name().and_then(|name| name.to_str()) else { continue };
         // Named hierarchies carry no controller, and beside a unified one the freezer is not used: the container has no group
         // there to be shown.
+        let wanted = mounts.extras.controllers;
         let used = found.version() == cgroup::Version::V2
-            || found
-                .controllers()
-                .iter()
-                .any(|c| c != cgroup::Controller::Freezer || hierarchy.unified().is_none());
+            || found.controllers().iter().any(|c| {
+                wanted.contains(c) && (c != cgroup::Controller::Freezer || hierarchy.unified().is_none())
+            });
         if !used && !mounts.own_cgroup_view() {
             continue;
         }
@@ -122,6 +122,7 @@ fn one(
         found.mountpoint().to_owned()
     } else {
         let request = super::lower::cgroup_path(mounts.spec, mounts.extras)?;
+        let request = request.filter(|_| !mounts.extras.no_cgroup);
         match request {
             Some(path) => {
                 let path = cgroup::CgroupPath::new(&path)

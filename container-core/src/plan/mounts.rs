@@ -206,7 +206,7 @@ impl Mounts<'_> {
         }
         match inside {
             Some(_) => self.attach.extend(self.prepare.drain(before..)),
-            None => self.from_host(before),
+            None => self.opened_on_host(before),
         }
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
@@ -215,7 +215,7 @@ impl Mounts<'_> {
     /// What was pushed to `prepare` from `before` on is the host's part of the next mount. It is made before the clone, unless a mount
     /// was made inside by then: since Linux 6.8 `/proc/self/mountinfo` lists mounts in the order in which they were made, and tools
     /// take the last one of a path for the one that is seen.
-    fn from_host(&mut self, before: usize) {
+    fn opened_on_host(&mut self, before: usize) {
         let made_inside = self.attach.iter().any(|operation| matches!(operation, Operation::Mount(_)));
         if !self.facts.privileged || !made_inside {
             return;
@@ -361,7 +361,7 @@ impl Mounts<'_> {
             let (slot, before) = (self.slot(), self.prepare.len());
             let target = new.target.clone();
             self.prepare.push(Operation::MakeMount { slot, new: Box::new(new) });
-            self.from_host(before);
+            self.opened_on_host(before);
             self.attach.push(Operation::Attach { slot, target, source: kind.to_owned() });
         } else {
             self.attach.push(Operation::Mount(Box::new(new)));
@@ -406,7 +406,7 @@ impl Mounts<'_> {
     }
 
     pub(super) fn own_cgroup_view(&self) -> bool {
-        self.namespaces.makes(CGROUP)
+        self.namespaces.contains(CGROUP)
     }
 
     pub(super) fn is_rootless(&self) -> bool {
@@ -424,7 +424,7 @@ impl Mounts<'_> {
         });
         let attr = MountAttr { propagation: libc::MS_PRIVATE, ..attr };
         self.prepare.push(Operation::SetAttributes { slot, attr, recursive: true, name: name.clone() });
-        self.from_host(before);
+        self.opened_on_host(before);
         self.attach.push(Operation::Attach { slot, target, source: name });
         Ok(())
     }

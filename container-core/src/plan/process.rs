@@ -112,6 +112,8 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
             && (facts.privileged || namespaces.maps.as_ref().is_none_or(|maps| !is_single(&maps.gids)));
         if extras.keep_groups {
             // For files of the host that only one of them opens.
+        } else if groups.is_empty() && namespaces.joins(USER) {
+            // Gone already, where the namespace lets anybody do that; what it allows is not known.
         } else if may_set_groups {
             inside.push(Operation::Groups { groups });
         } else if !groups.is_empty() {
