@@ -181,11 +181,13 @@ impl Trash {
 
     fn delete(&mut self) -> Result<()> {
         let taken = std::mem::take(self.taken.get_mut().unwrap_or_else(PoisonError::into_inner));
-        taken.iter().fold(Ok(()), |result, path| {
+        let remove = |path: &PathBuf| {
             // Another process may sweep at the same time, and then it is gone by whoever was first.
-            let removed = remove_tree(path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) });
-            result.and(removed)
-        })
+            remove_tree(path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })
+        };
+        // All of them, whichever fails.
+        let removed: Vec<Result<()>> = taken.iter().map(remove).collect();
+        removed.into_iter().collect()
     }
 }
 
