@@ -114,6 +114,8 @@ fn database() -> [Layer; 2] {
         .file("var/lib/db/old/file", 0o400, DB)
         .directory("var/lib/db/kept", 0o500, DB)
         .file("var/lib/db/kept/file", 0o000, DB)
+        .directory("var/lib/db/closed", 0o000, DB)
+        .file("var/lib/db/closed/file", 0o600, DB)
         .entry(Symlink, "var/lib/db/link", 0o777, (1000, 50), "data")
         .entry(Fifo, "var/lib/db/queue", 0o620, (999, 5), "")
         .file("var/lib/db/twin", 0o640, (999, 50))
@@ -143,6 +145,8 @@ su f 4755 0:0
 var d 755 0:0
 var/lib d 755 0:0
 var/lib/db d 700 999:999
+var/lib/db/closed d 0 999:999
+var/lib/db/closed/file f 600 999:999
 var/lib/db/data f 600 999:999
 var/lib/db/kept d 500 999:999
 var/lib/db/kept/file f 0 999:999
@@ -456,6 +460,13 @@ fn plain_owners() {
     let RootfsMount::Directory { source, .. } = layer.mount() else { panic!() };
     let info = fs::metadata(source.join("var/lib/db/data")).unwrap();
     assert_eq!(info.uid(), rustix::process::geteuid().as_raw());
+    // The caller's own directories, whatever their modes, keep him from nothing.
+    assert!(store.usage().unwrap().layers[0].inodes > 15);
+    assert!(store.verify().unwrap().is_empty(), "{:?}", store.verify());
+    let committed = layer.commit(None).unwrap();
+    assert_eq!(committed.layers().len(), 3);
+    let mode = fs::symlink_metadata(source.join("var/lib/db/closed")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0);
     layer.remove().unwrap();
     assert_swept(&store);
 }

@@ -137,7 +137,8 @@ fn ranges(text: &[u8], uid: u32, name: Option<&str>) -> Vec<(u32, u32)> {
 /// A namespace, and who made it.
 type Known = Option<((u32, u32), Arc<OwnedFd>)>;
 
-/// A user namespace in which the own id and all granted ones are mapped to themselves. Making one takes two programs and some
+/// A user namespace in which the own id and all granted ones are mapped to themselves; the own one alone where none are granted,
+/// which lets a hand into directories of the caller that lock their owner out. Making one takes two programs and some
 /// milliseconds, so it is made once. It is held by a descriptor alone: nobody is in it.
 pub(super) fn namespace() -> Result<Arc<OwnedFd>, String> {
     static KNOWN: Mutex<Known> = Mutex::new(None);
@@ -148,9 +149,6 @@ pub(super) fn namespace() -> Result<Arc<OwnedFd>, String> {
     {
         return Ok(namespace.clone());
     }
-    let [uids, gids] = granted().map_err(|lack| match lack {
-        Lack::Nothing(reason) | Lack::Broken(reason) => reason,
-    })?;
     let member = Hand::start(None).map_err(|e| format!("a user namespace cannot be made: {e}"))?;
     // Whatever makes this program untraceable for a moment, as a container that is being started by another thread may, makes its
     // files in /proc root's, and the helpers ask whose they are.
@@ -161,9 +159,31 @@ pub(super) fn namespace() -> Result<Arc<OwnedFd>, String> {
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+    match granted() {
+        Ok(ranges) => map_all(member.pid(), own, ranges)?,
+        Err(_) => map_own(member.pid(), own).map_err(|e| format!("the own id cannot be mapped: {e}"))?,
+    }
+    let opened: io::Result<OwnedFd> =
+        File::open(format!("/proc/{}/ns/user", member.pid())).map(OwnedFd::from);
+    let namespace = Arc::new(opened.map_err(|e| format!("a user namespace cannot be opened: {e}"))?);
+    *known = Some((own, namespace.clone()));
+    Ok(namespace)
+}
+
+fn map_own(pid: i32, own: (u32, u32)) -> io::Result<()> {
+    let files = [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{0} {0} 1", own.0)),
+        ("gid_map", format!("{0} {0} 1", own.1)),
+    ];
+    files.into_iter().try_for_each(|(name, text)| fs::write(format!("/proc/{pid}/{name}"), text))
+}
+
+/// By the helpers, side by side.
+fn map_all(pid: i32, own: (u32, u32), [uids, gids]: [Vec<(u32, u32)>; 2]) -> Result<(), String> {
     let helpers = [("newuidmap", own.0, uids), ("newgidmap", own.1, gids)].map(|(program, own, ranges)| {
         let mut command = Command::new(program);
-        command.arg(member.pid().to_string());
+        command.arg(pid.to_string());
         for (start, count) in [(own, 1)].into_iter().chain(ranges) {
             command.args([start, start, count].map(|number| number.to_string()));
         }
@@ -177,16 +197,12 @@ pub(super) fn namespace() -> Result<Arc<OwnedFd>, String> {
             Err(e) => return Err(format!("{program}: {e}")),
         };
         let map = if program == "newuidmap" { "uid_map" } else { "gid_map" };
-        let text = fs::read_to_string(format!("/proc/{}/{map}", member.pid())).unwrap_or_default();
+        let text = fs::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
         if text.trim().is_empty() {
             return Err(format!("{program} did not map the granted ids: {words}"));
         }
     }
-    let opened: io::Result<OwnedFd> =
-        File::open(format!("/proc/{}/ns/user", member.pid())).map(OwnedFd::from);
-    let namespace = Arc::new(opened.map_err(|e| format!("a user namespace cannot be opened: {e}"))?);
-    *known = Some((own, namespace.clone()));
-    Ok(namespace)
+    Ok(())
 }
 
 /// A hand in that namespace.

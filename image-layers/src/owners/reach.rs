@@ -1,7 +1,8 @@
-//! System calls on files of which some belong to subordinate ids of the caller.
+//! System calls on files of which some belong to subordinate ids of the caller, or lock their own owner out.
 //!
 //! Each is tried as ever; only what the caller is refused is tried again by a [`Hand`], a process with all rights on files of
-//! those ids. So trees without such files cost nothing, and where there are no such ids a refusal stays one.
+//! the caller and of those ids. So trees without such files cost nothing, and where no user namespace may be made a refusal
+//! stays one.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
