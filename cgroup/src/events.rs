@@ -254,7 +254,8 @@ impl Watch {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Happened>> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        // A time beyond what the clock can say never comes.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let ready = self.ready(left)?;

@@ -456,6 +456,16 @@ impl ContainerBuilder {
         facts: &Facts,
         extras: &mut Extras,
     ) -> Result<Option<LinuxResources>> {
+        let nothing = Some(cgroup::Max::At(0));
+        // A limit of 0 is none at all to the runtime specification.
+        for (limit, subject) in [(self.limits.memory.max, "memory 0"), (self.limits.cpu.quota, "cpus")] {
+            if limit == nothing {
+                return Err(Error::invalid(subject, "a limit is more than 0"));
+            }
+        }
+        if self.limits.pids == nothing {
+            return Err(Error::invalid("pids 0", "the first process counts, so the least is 1"));
+        }
         if self.goes_without_cgroup(facts) {
             return match self.limits.is_empty() || !self.no_cgroup {
                 true => Ok(None),
@@ -465,9 +475,6 @@ impl ContainerBuilder {
             };
         }
         let mut limits = self.limits.clone();
-        if limits.pids == Some(cgroup::Max::At(0)) {
-            return Err(Error::invalid("pids 0", "the first process counts, so the least is 1"));
-        }
         // Defaults that nobody asked for in so many words are no reason not to start.
         extras.limits_best_effort = self.limits_best_effort || limits.is_empty();
         limits.pids.get_or_insert(cgroup::Max::At(DEFAULT_PIDS));

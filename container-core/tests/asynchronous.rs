@@ -181,7 +181,9 @@ fn the_same_on_a_current_thread_runtime_and_when_dropped() {
         assert_eq!(output.stdout, b"inside\n");
         let waited = tokio::time::timeout(Duration::from_millis(50), container.wait_async()).await;
         assert!(waited.is_err(), "still running, and the wait was dropped");
-        container.stop_async(Duration::ZERO).await.unwrap();
+        let mut exec = container.exec(["sleep", "60"]).spawn_async().await.unwrap();
+        let (stopped, killed) = tokio::join!(container.stop_async(Duration::ZERO), exec.wait_async());
+        assert!(!stopped.unwrap().success() && !killed.unwrap().success());
         container.remove_async().await.unwrap();
 
         // A future dropped in the middle takes its container with it.

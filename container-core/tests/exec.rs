@@ -112,3 +112,58 @@ fn h32_exec_after_death() {
         assert!(matches!(container.exec(["true"]).output(), Err(Error::NotRunning { .. })));
     }
 }
+
+/// Whoever ends a container does not wait for those who hold processes in it, and they still learn how these ended.
+#[test]
+fn a_container_ends_before_its_processes_are_waited_for() {
+    if !fixture::containers() {
+        return;
+    }
+    let root = Root::new();
+    let start = || {
+        let container = root.command(&["sleep", "60"]).spawn().unwrap();
+        let exec = container.exec(["sleep", "60"]).spawn().unwrap();
+        (container, exec)
+    };
+    let killed = |mut exec: container_core::Exec| {
+        let status = exec.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    };
+    let (mut container, exec) = start();
+    container.stop(Duration::ZERO).unwrap();
+    killed(exec);
+    drop(container);
+
+    let (container, exec) = start();
+    drop(container);
+    killed(exec);
+
+    let (container, exec) = start();
+    container.kill(Signal::KILL).unwrap();
+    fixture::until("it has ended", Duration::from_secs(20), || container.try_wait().unwrap().is_some());
+    killed(exec);
+
+    let builder = root.command(&["sleep", "60"]).timeout(Duration::from_millis(300));
+    let container = builder.spawn().unwrap();
+    let exec = container.exec(["sleep", "60"]).spawn().unwrap();
+    assert!(matches!(container.finish().unwrap().end, End::TimedOut(_)));
+    killed(exec);
+
+    // One that joins while somebody waits already.
+    let container = root.shell("sleep 0.3").spawn().unwrap();
+    let exec = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| container.wait_timeout(Duration::from_secs(60)).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        let exec = container.exec(["sleep", "60"]).spawn().unwrap();
+        assert!(waiter.join().unwrap().unwrap().success());
+        exec
+    });
+    killed(exec);
+
+    // One that cannot die now.
+    let (container, exec) = start();
+    if container.pause().is_ok() {
+        drop(exec);
+    }
+    drop(container);
+}

@@ -4,9 +4,11 @@
 //! the reactor, with no thread per container. Every call can be dropped at any point: a container that is being started is then
 //! taken down, one that is being followed is killed, and a wait changes nothing.
 
-use std::os::fd::AsFd;
+use std::future::poll_fn;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -41,8 +43,23 @@ fn watched<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> Result
 async fn ended(process: &Process) -> Result<()> {
     let pidfd = watched(process.pidfd.as_fd(), Interest::READABLE)?;
     while !process.has_ended() {
-        let mut guard = pidfd.readable().await.map_err(|e| Error::io("watch", "pidfd", e))?;
-        guard.clear_ready();
+        let company = process.company()?;
+        // A reactor takes a descriptor once, and these are others' too.
+        let duplicate = |other: BorrowedFd<'_>| {
+            let own = other.try_clone_to_owned().map_err(|e| Error::io("duplicate", "pidfd", e))?;
+            watched(own, Interest::READABLE)
+        };
+        let others = company.descriptors().map(duplicate).collect::<Result<Vec<_>>>()?;
+        poll_fn(|context| {
+            let own = pidfd.poll_read_ready(context).map_ok(|mut guard| guard.clear_ready());
+            if own.is_ready() {
+                return own;
+            }
+            let first = others.iter().map(|other| other.poll_read_ready(context).map_ok(drop));
+            first.fold(Poll::Pending, |all, one| if all.is_ready() { all } else { one })
+        })
+        .await
+        .map_err(|e| Error::io("watch", "pidfd", e))?;
     }
     Ok(())
 }

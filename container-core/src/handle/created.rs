@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use super::{Container, Outcome};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::launch;
 
 /// A container in which everything is set up and whose first process waits to execute the command.
@@ -14,8 +14,11 @@ use crate::launch;
 /// Dropping it takes everything down again.
 #[derive(Debug)]
 pub struct Created {
-    pub(super) held: Option<launch::Created>,
+    /// Dropped first: a container that was paused has to be let go before its process can end.
     pub(super) container: Container,
+    pub(super) held: Option<launch::Created>,
+    /// Whoever had the container in hand may have paused it.
+    pub(super) touched: bool,
 }
 
 impl Created {
@@ -32,6 +35,7 @@ impl Created {
     /// The container, for what can be done with it before it is started: limits, figures, and files (for privileged callers:
     /// until it executes its command the process hides from others).
     pub fn container(&mut self) -> &mut Container {
+        self.touched = true;
         &mut self.container
     }
 
@@ -61,8 +65,11 @@ impl Created {
     /// Executes the command.
     ///
     /// # Errors
-    /// [`Error::Exec`], or [`Error::Hook`] for a hook that runs at the start. Everything was taken down then.
+    /// [`Error::Exec`], [`Error::Hook`] for a hook that runs at the start, or [`Error::Paused`]. Everything was taken down then.
     pub fn start(mut self) -> Result<Container> {
+        if self.touched && self.container.is_paused()? {
+            return Err(Error::Paused { id: self.id().to_owned() });
+        }
         if let Some(held) = self.held.take() {
             held.start()?;
         }

@@ -202,14 +202,16 @@ impl ExecBuilder {
         })?;
         let launch::Running { pid, pidfd, terminal, .. } = running;
         let Streams { stdin, stdout, stderr } = ends.streams;
+        let process = Arc::new(Process::new(pid, pidfd));
+        core.process.joined_by(&process);
         Ok(Exec {
             stdin,
             stdout,
             stderr,
-            process: Arc::new(Process::new(pid, pidfd)),
+            process,
             terminal,
             bounds: self.bounds.clone(),
-            _container: Arc::clone(core),
+            container: Arc::clone(core),
         })
     }
 
@@ -258,7 +260,7 @@ pub struct Exec {
     pub(crate) process: Arc<Process>,
     terminal: Option<OwnedFd>,
     bounds: Bounds,
-    _container: Arc<Core>,
+    container: Arc<Core>,
 }
 
 impl Exec {
@@ -365,7 +367,9 @@ impl Exec {
 impl Drop for Exec {
     fn drop(&mut self) {
         // Somebody has to collect it, and it is our child.
-        if matches!(self.process.signal(libc::SIGKILL), Ok(true)) {
+        let killed = matches!(self.process.signal(libc::SIGKILL), Ok(true));
+        // A frozen process dies when it is let go, and is collected by whoever waits for the container.
+        if killed && !self.container.is_paused().unwrap_or(false) {
             let _ = self.process.wait();
         }
         let _ = self.process.try_wait();

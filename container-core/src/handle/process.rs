@@ -1,6 +1,7 @@
 //! One process we started: known by descriptor, waited for without a signal handler, its pipes and terminal.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,18 +38,58 @@ pub(crate) struct Process {
     /// When the command was started.
     started: Mutex<Instant>,
     end: Mutex<Option<Ended>>,
+    /// Where an init tells how the command ended, whose place it takes here.
+    teller: Option<OwnedFd>,
     /// What it and its descendants had used when they were about to be killed: with the first process of a pid namespace all
     /// others go, and nobody waits for them.
     used_before: Mutex<Used>,
     /// The signals that were sent through a handle, one bit each.
     sent: AtomicU64,
+    joined: Mutex<Joined>,
+}
+
+/// Processes that this program started in the pid namespace of another of its processes. The first process of a pid namespace ends
+/// only when all others are collected, and these are ours to collect: whoever waits for it waits for them too.
+#[derive(Debug, Default)]
+struct Joined {
+    processes: Vec<Arc<Process>>,
+    /// Becomes readable, and stays so, when one more joins.
+    more: Option<Arc<OwnedFd>>,
+}
+
+/// What else to wait for beside the end of a process.
+#[derive(Debug)]
+pub(crate) struct Company {
+    running: Vec<Arc<Process>>,
+    more: Arc<OwnedFd>,
+}
+
+impl Company {
+    /// Readable when there is something to collect, or somebody joined.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let running = self.running.iter().map(|process| process.pidfd.as_fd());
+        running.chain(std::iter::once(self.more.as_fd()))
+    }
 }
 
 impl Process {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
         let started = Mutex::new(Instant::now());
         let used_before = Mutex::default();
-        Self { pid, pidfd, started, end: Mutex::new(None), used_before, sent: AtomicU64::new(0) }
+        let (end, sent) = (Mutex::new(None), AtomicU64::new(0));
+        Self { pid, pidfd, started, end, teller: None, used_before, sent, joined: Mutex::default() }
+    }
+
+    /// Gets its status from an init's pipe, where that says something.
+    pub(crate) fn told_by(self, teller: Option<OwnedFd>) -> Self {
+        Self { teller, ..self }
+    }
+
+    /// How the command of an init ended. Nothing, if the init was killed, or there is none.
+    fn told(&self) -> Option<ExitStatus> {
+        let mut status = [0; size_of::<i32>()];
+        let length = rustix::io::read(self.teller.as_ref()?, &mut status).ok()?;
+        (length == status.len()).then(|| ExitStatus::from_raw(i32::from_ne_bytes(status)))
     }
 
     /// The command starts only now.
@@ -60,8 +101,42 @@ impl Process {
         *self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes one more process in the pid namespace of this one.
+    pub(crate) fn joined_by(&self, process: &Arc<Self>) {
+        self.collect_joined();
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.processes.push(Arc::clone(process));
+        if let Some(more) = joined.more.take() {
+            // Those who wait see it, and ask for their company anew.
+            let _ = rustix::io::write(&more, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Collects those who joined and have ended; gives the others.
+    fn collect_joined(&self) -> Vec<Arc<Self>> {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.processes.retain(|process| matches!(process.try_wait(), Ok(None)));
+        joined.processes.clone()
+    }
+
+    /// Whom to wait for beside this process.
+    pub(crate) fn company(&self) -> Result<Company> {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = match &joined.more {
+            Some(more) => Arc::clone(more),
+            None => {
+                let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+                let more = rustix::event::eventfd(0, flags).map_err(|e| Error::io("make", "eventfd", e))?;
+                Arc::clone(joined.more.insert(Arc::new(more)))
+            }
+        };
+        drop(joined);
+        Ok(Company { running: self.collect_joined(), more })
+    }
+
     /// The status, if the process has ended.
     pub(crate) fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.collect_joined();
         let mut known = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(end) = &*known {
             return Ok(Some(end.status));
@@ -74,6 +149,7 @@ impl Process {
         match sys::pidfd::collect(self.pidfd.as_fd()) {
             Ok(None) => return Ok(None),
             Ok(Some(sys::pidfd::Collected { status, cpu })) => {
+                let status = self.told().unwrap_or(status);
                 *known = Some(Ended { status, used: Used { cpu: Some(cpu), written } });
             }
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => {
@@ -81,7 +157,8 @@ impl Process {
                 if !self.ended_within(Some(Duration::ZERO))? {
                     return Ok(None);
                 }
-                match sys::pidfd::exit_status(self.pidfd.as_fd()).or_else(|| self.status_after_collection()) {
+                let kept = || sys::pidfd::exit_status(self.pidfd.as_fd());
+                match self.told().or_else(kept).or_else(|| self.status_after_collection()) {
                     Some(status) => *known = Some(Ended { status, used: Used::default() }),
                     None => return Err(Error::StatusLost { pid: self.pid }),
                 }
@@ -118,11 +195,17 @@ impl Process {
 
     /// Waits until the process has ended or the time is up (`None`: for ever). It stays uncollected.
     fn ended_within(&self, timeout: Option<Duration>) -> Result<bool> {
-        let until = timeout.map(|timeout| Instant::now() + timeout);
+        // A time beyond what the clock can say never comes.
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            // Just to look needs no company.
+            let company = if timeout == Some(Duration::ZERO) { None } else { Some(self.company()?) };
+            let mut descriptors = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            let others = company.iter().flat_map(Company::descriptors);
+            descriptors.extend(others.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
             match poll(&mut descriptors, timespec(until).as_ref()) {
                 Ok(0) => return Ok(false),
+                Ok(_) if descriptors[0].revents().is_empty() => {}
                 Ok(_) => return Ok(true),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Error::io("poll", format!("process {}", self.pid), e)),
@@ -150,6 +233,7 @@ impl Process {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
+        self.collect_joined();
         self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
             || self.ended_within(Some(Duration::ZERO)).unwrap_or(true)
     }
@@ -228,7 +312,7 @@ impl Watch {
         let limit = bounds.output.map(|limit| limit.bytes);
         let capture = Capture::new(stdin, stdout, stderr, bounds.input.clone(), limit)
             .map_err(|e| Error::io("prepare", "pipe of the process", e))?;
-        let deadline = bounds.wall.map(|wall| started + wall);
+        let deadline = bounds.wall.and_then(|wall| started.checked_add(wall));
         Ok(Self { capture, bounds, deadline, verdict: None })
     }
 
@@ -256,8 +340,8 @@ impl Watch {
             }
             // Nothing tells when CPU time is used up, but it cannot be before all CPUs have worked for the rest of it.
             let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-            let check = now + ((most - used) / cpus).max(Duration::from_millis(2));
-            until = Some(until.map_or(check, |deadline| deadline.min(check)));
+            let check = now.checked_add(((most - used) / cpus).max(Duration::from_millis(2)));
+            until = until.into_iter().chain(check).min();
         }
         Ok(Next::Wait(until))
     }
@@ -270,7 +354,9 @@ impl Watch {
     /// Waits in poll(2) for whatever comes first.
     pub(crate) fn wait(&self, process: &Process, until: Option<Instant>) -> Result<()> {
         let (input, outputs) = self.capture.waiting();
+        let company = process.company()?;
         let mut descriptors = vec![PollFd::new(&process.pidfd, PollFlags::IN)];
+        descriptors.extend(company.descriptors().map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
         descriptors.extend(input.map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::OUT)));
         descriptors
             .extend(outputs.into_iter().flatten().map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)));
@@ -295,7 +381,6 @@ pub(crate) fn end(
     stopped: bool,
     shortage: Option<MemoryShortage>,
 ) -> End {
-    use std::os::unix::process::ExitStatusExt;
     let Some(signal) = status.signal() else {
         // It was faster than whatever was about to end it.
         return End::Exited(status.code().unwrap_or_default());
@@ -324,7 +409,6 @@ fn timespec(until: Option<Instant>) -> Option<Timespec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn endings_are_told_apart() {

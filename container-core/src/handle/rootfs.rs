@@ -1,12 +1,8 @@
 //! The root file system that a container holds: a directory, a view of an image, or a writable layer of a store.
 
 use super::Resources;
-use crate::builder::ContainerBuilder;
-#[cfg(feature = "images")]
-use crate::builder::Root;
-#[cfg(feature = "images")]
-use crate::error::Error;
-use crate::error::Result;
+use crate::builder::{ContainerBuilder, Root};
+use crate::error::{Error, Result};
 #[cfg(feature = "images")]
 use crate::id_map::IdMapping;
 use crate::plan::Rootfs;
@@ -102,8 +98,14 @@ impl ContainerBuilder {
                 }
                 Ok((Some(rootfs), stop))
             }
-            _ => {
+            other => {
                 let _ = (id, resources);
+                if let Root::Directory(path) = other {
+                    let kind = std::fs::metadata(path).map_err(|e| Error::io("use as root", path, e))?;
+                    if !kind.is_dir() {
+                        return Err(Error::io("use as root", path, rustix::io::Errno::NOTDIR));
+                    }
+                }
                 Ok((None, libc::SIGTERM))
             }
         }

@@ -100,7 +100,7 @@ impl ContainerBuilder {
                 };
                 Ok((running, Some(held)))
             })
-            .map(|(container, held)| Created { held, container })
+            .map(|(container, held)| Created { container, held, touched: false })
     }
 
     /// Runs the container to its end and returns its status. Its streams are inherited unless told otherwise.
