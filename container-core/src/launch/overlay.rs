@@ -15,11 +15,11 @@ pub(super) fn mount(overlay: &Overlay, own_mounts: bool) -> Result<i32, Failure>
     }
     let mut opened = Opened { fds: [-1; MOST_LAYERS + 2], count: 0, writable: -1 };
     let made = open_layers(overlay, &mut opened).and_then(|()| {
-        let made = create(overlay, &opened);
+        let made = create(overlay, &opened, own_mounts);
         match made {
             // Before Linux 6.15 overlay takes no layers from mounts that are attached nowhere.
             Err(Failure { errno: libc::EINVAL, .. }) if own_mounts && has_detached(overlay) => {
-                attached_for_now(overlay, &opened, || create(overlay, &opened))
+                attached_for_now(overlay, &opened, || create(overlay, &opened, own_mounts))
             }
             made => made,
         }
@@ -97,10 +97,18 @@ fn at_layer(errno: Errno, index: usize) -> Failure {
 }
 
 /// Is there a layer from a mount that is attached nowhere?
-pub(super) fn has_detached(overlay: &Overlay) -> bool {
+fn has_detached(overlay: &Overlay) -> bool {
     overlay.lower.iter().any(|layer| matches!(layer, Layer::Erofs(_)))
         || matches!(overlay.upper, Some(Upper::Memory { .. } | Upper::Mount { .. }))
 }
+
+/// Would it be made in a mount namespace of the making task's own?
+pub(super) fn needs_own_mounts(overlay: &Overlay, errno: i32) -> bool {
+    errno == libc::E2BIG || errno == libc::EINVAL && has_detached(overlay)
+}
+
+/// Where something is attached for a moment.
+const PLACE: &CStr = c"/sys";
 
 /// Does something while the detached mounts are attached, one on top of the other.
 fn attached_for_now<T>(
@@ -108,7 +116,6 @@ fn attached_for_now<T>(
     opened: &Opened,
     act: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    const PLACE: &CStr = c"/sys";
     let lower = overlay.lower.iter().zip(opened.all());
     let lower = lower.filter_map(|(layer, fd)| matches!(layer, Layer::Erofs(_)).then_some(*fd));
     let writable = Some(opened.writable).filter(|fd| *fd >= 0);
@@ -130,12 +137,77 @@ fn attached_for_now<T>(
     done
 }
 
-fn create(overlay: &Overlay, opened: &Opened) -> Result<i32, Failure> {
+fn create(overlay: &Overlay, opened: &Opened, own_mounts: bool) -> Result<i32, Failure> {
     let made = create_with(overlay, opened, set_layers);
-    match made {
-        // Before Linux 6.5 overlay knows no `lowerdir+`, and says so only now.
-        Err(Failure { errno: libc::EINVAL, .. }) => create_with(overlay, opened, set_joined_layers).or(made),
-        made => made,
+    if !matches!(made, Err(Failure { errno: libc::EINVAL, .. })) {
+        return made;
+    }
+    // Before Linux 6.5 overlay knows no `lowerdir+`, and says so only now.
+    match create_with(overlay, opened, set_joined_layers) {
+        Err(Failure { errno: libc::E2BIG, .. }) if own_mounts => create_by_mount(overlay, opened),
+        Err(too_many @ Failure { errno: libc::E2BIG, .. }) => Err(too_many),
+        joined => joined.or(made),
+    }
+}
+
+/// Many layers before Linux 6.5: mount(2) takes a page of options, and descriptors are short names where the working directory is
+/// the directory of descriptors. What it attaches is taken off again, and a detached copy of it stays.
+fn create_by_mount(overlay: &Overlay, opened: &Opened) -> Result<i32, Failure> {
+    let mut options = Options { text: [0; 4096], length: 0 };
+    for (index, fd) in opened.all().iter().enumerate() {
+        let key: &[u8] = match index.checked_sub(overlay.lower.len()) {
+            None if index == 0 => b"lowerdir=",
+            None => b":",
+            Some(0) => b",upperdir=",
+            Some(_) => b",workdir=",
+        };
+        let mut name = [0u8; 32];
+        let name = descriptor_path(*fd, &mut name).to_bytes();
+        let digits = name.get(DESCRIPTORS.to_bytes().len() + 1..).unwrap_or_default();
+        options.push(key).and_then(|()| options.push(digits)).map_err(|errno| at_layer(errno, index))?;
+    }
+    if overlay.userxattr {
+        options.push(b",userxattr")?;
+    }
+    if overlay.volatile {
+        options.push(b",volatile")?;
+    }
+    let text = CStr::from_bytes_until_nul(&options.text).unwrap_or(c"");
+    let directory = fd::openat(fd::CWD, DESCRIPTORS, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let entered = fd::fchdir(directory);
+    fd::close(directory);
+    entered?;
+    mount::mount_at(c"overlay", PLACE, text)?;
+    let made = mount::clone_tree(fd::CWD, PLACE, false, true);
+    let _ = mount::detach_at(PLACE);
+    let made = made?;
+    let attr = mount::MountAttr { set: overlay.attributes, ..mount::MountAttr::default() };
+    mount::set_attributes(made, &attr, false).inspect_err(|_| fd::close(made))?;
+    Ok(made)
+}
+
+const DESCRIPTORS: &CStr = c"/proc/self/fd";
+
+/// Mount options as one string.
+struct Options {
+    text: [u8; 4096],
+    length: usize,
+}
+
+impl Options {
+    fn push(&mut self, word: &[u8]) -> Sys<()> {
+        let end = self.length + word.len();
+        // Never to the end: the last byte stays NUL.
+        match self.text.get_mut(self.length..end).filter(|_| end < 4096) {
+            Some(place) => {
+                for (to, from) in place.iter_mut().zip(word) {
+                    *to = *from;
+                }
+                self.length = end;
+                Ok(())
+            }
+            None => Err(Errno(libc::E2BIG)),
+        }
     }
 }
 

@@ -145,7 +145,7 @@ impl Wiring {
     }
 }
 
-/// All in the caller's mount namespace, but for an overlay that this kernel makes only of attached mounts.
+/// All in the caller's mount namespace, but for an overlay that this kernel makes only of attached mounts, or only attached.
 fn run_outside(operations: &[Operation], context: &mut Context) -> Result<(), (usize, Failure)> {
     let mut done = 0;
     while let Some(rest) = operations.get(done..) {
@@ -155,7 +155,7 @@ fn run_outside(operations: &[Operation], context: &mut Context) -> Result<(), (u
         };
         match &operations[index] {
             operation @ Operation::Overlay { overlay: layers, .. }
-                if failure.errno == libc::EINVAL && overlay::has_detached(layers) =>
+                if overlay::needs_own_mounts(layers, failure.errno) =>
             {
                 child::perform_aside(operation, context).map_err(|failure| (index, failure))?;
             }

@@ -107,6 +107,13 @@ pub(crate) fn fs_create(context: i32, attributes: u64) -> Sys<i32> {
     }
 }
 
+/// Mounts a file system on a path in the old way: its options may be as long as a page.
+pub(crate) fn mount_at(kind: &CStr, target: &CStr, options: &CStr) -> Sys<()> {
+    let (kind, target, options) = (kind.as_ptr(), target.as_ptr(), options.as_ptr());
+    // SAFETY: every string ends in NUL.
+    unsafe { syscall!(libc::SYS_mount, kind, target, kind, 0, options) }.map(drop)
+}
+
 /// Moves the mount that is the working directory over `/`.
 pub(crate) fn move_here_to_root() -> Sys<()> {
     let (here, root, none) = (c".".as_ptr(), c"/".as_ptr(), std::ptr::null::<u8>());
