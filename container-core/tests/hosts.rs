@@ -95,6 +95,57 @@ fn under(setting: &str, forbid: &str) {
     assert!(output.status.success(), "{text}");
 }
 
+#[test]
+#[ignore = "run by the_probe_and_the_start_agree in a program of its own"]
+fn probe_and_start() {
+    let word = std::env::var("TEST_OBSTACLE").unwrap();
+    let host = Host::probe().unwrap();
+    let obstacle = host.verdict(Feature::Containers).obstacle();
+    let root = Root { directory: tempfile::tempdir_in(std::env::var_os("TEST_SCRATCH").unwrap()).unwrap() };
+    root.fill();
+    match (obstacle, root.command(&["true"]).run()) {
+        (None, Ok(output)) => assert!(output.status.success() && word.is_empty(), "{output:?}"),
+        (Some(why), Err(error)) => {
+            assert!(!word.is_empty() && why.contains(&word), "{why}");
+            assert!(error.to_string().contains(&word), "{error}");
+        }
+        (obstacle, result) => panic!("the probe: {obstacle:?}, the start: {result:?}"),
+    }
+    let ids = host.verdict(Feature::SubordinateIds);
+    assert!(ids.obstacle().is_some(), "there is one id to map: {ids:?}");
+}
+
+/// The host program is root of a user namespace of its own, with one id.
+#[test]
+fn the_probe_and_the_start_agree() {
+    if !fixture::containers() {
+        return;
+    }
+    let nothing_in_the_way = "exec \"$@\"";
+    let parts_of_proc_covered = "mount -t tmpfs none /proc/tty || exit 9; exec unshare -U -r -m \"$@\"";
+    let root_without_rights =
+        "exec setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all --no-new-privs \"$@\"";
+    for (word, way) in
+        [("", nothing_in_the_way), ("/proc/tty", parts_of_proc_covered), ("CAP_SETFCAP", root_without_rights)]
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let inner = fixture::program("probe_and_start");
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["-U", "-r", "-m", "sh", "-c", way, "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        let output = unshare.env("TEST_OBSTACLE", word).env("TEST_SCRATCH", scratch.path()).output().unwrap();
+        if output.status.code() == Some(9) {
+            fixture::skip("userns", "nothing can be mounted in /proc here");
+            continue;
+        }
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{way}: {text}");
+    }
+}
+
 /// Without newuidmap: one id is always to be had, and the probe names what is missing for more (LC-H28).
 #[test]
 fn h28_one_id_needs_no_helpers() {

@@ -57,7 +57,8 @@ fn the_source_of_a_bind_is_the_hosts() {
     for builder in [of_image, of_host] {
         // A mount inside that has the name of what the source lies in.
         let above = directory.path().parent().unwrap();
-        let builder = builder.tmpfs("/mnt", 1 << 20).tmpfs(above, 1 << 20).bind(directory.path(), "/mnt/seen");
+        let builder =
+            builder.tmpfs("/mnt", 1 << 20).tmpfs(above, 1 << 20).bind(directory.path(), "/mnt/seen");
         let output = builder.command(["/bin/cat", "/mnt/seen/file"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "the host's\n");
     }

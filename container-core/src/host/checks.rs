@@ -1,5 +1,6 @@
 //! The single checks behind [`Host::probe`].
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use cgroup::{CgroupPath, Controller, Hierarchy, Version};
 use super::granted::Lack;
 use super::{Feature, Host, Verdict};
 use crate::error::{Error, Result};
-use crate::id_map::IdMapping;
+use crate::id_map::{self, IdMapping};
 use crate::plan::Facts;
 use crate::seccomp;
 use crate::sys;
@@ -28,18 +29,19 @@ pub(super) fn probe() -> Result<Host> {
     let version = version(&kernel);
     let file_systems =
         fs::read_to_string("/proc/filesystems").map_err(|e| Error::io("read", "/proc/filesystems", e))?;
-    let user_namespaces = user_namespaces();
+    let user_namespaces = user_namespaces(&facts);
     let network = network(facts.privileged, &user_namespaces);
 
     let kernel_verdict = match version {
         v if v >= (5, 12) => yes("new enough"),
         _ => no(format!("Linux {kernel} is older than 5.12, which has mount_setattr")),
     };
-    let containers = match (&kernel_verdict, facts.privileged, user_namespaces.obstacle()) {
-        (Verdict::Missing(why), ..) => no(why.clone()),
-        (_, true, _) => yes("with the rights of this program"),
-        (_, false, None) => yes("in user namespaces"),
-        (_, false, Some(why)) => no(why),
+    let containers = match (&kernel_verdict, user_namespaces.obstacle()) {
+        (Verdict::Missing(why), _) => no(why.clone()),
+        _ if facts.privileged && facts.sets_up(true) => yes("with the rights of this program"),
+        _ if facts.sets_up(true) => own_proc("with the rights of this program in its user namespace", 0),
+        (_, Some(why)) => no(why),
+        (_, None) => own_proc("in user namespaces", libc::CLONE_NEWUSER),
     };
     let overlay = overlay(&file_systems, facts.privileged, version, &user_namespaces);
     let mut verdicts = vec![
@@ -115,13 +117,39 @@ fn status_field(name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-fn user_namespaces() -> Verdict {
+fn user_namespaces(facts: &Facts) -> Verdict {
     match sys::probe::namespaces(libc::CLONE_NEWUSER) {
-        Ok(()) => yes("tried"),
+        Ok(()) => map_of_own_id(facts.uid),
         Err(error) => match user_namespace_obstacle() {
             Some((setting, file)) => no(format!("forbidden by {setting} ({})", file.display())),
             None => no(format!("clone(CLONE_NEWUSER): {error}; a chroot or a security module forbids it")),
         },
+    }
+}
+
+/// A user namespace is of use once the caller is somebody in it.
+fn map_of_own_id(uid: u32) -> Verdict {
+    let line = CString::new(id_map::lines(&[IdMapping::single(0, uid)])).unwrap_or_default();
+    match sys::probe::map_of_users(&line) {
+        Ok(()) => yes("tried"),
+        Err(_) if uid == 0 => no(
+            "user 0 is mapped by nobody without CAP_SETFCAP (Linux 5.12), which this program lacks: run it with that \
+             capability or as another user id",
+        ),
+        Err(error) => no(format!("the map of the own id {uid}: {error}")),
+    }
+}
+
+/// Everything else is to be had in a user namespace; a `/proc` of the container's own may not be.
+fn own_proc(how: &str, flags: i32) -> Verdict {
+    match sys::probe::procfs(flags) {
+        Ok(()) => yes(how),
+        Err(error) => no(super::covered_proc().unwrap_or_else(|| {
+            format!(
+                "mounting a /proc of their own: {error}; a filter, a security module or a read-only /proc \
+                 forbids it"
+            )
+        })),
     }
 }
 
@@ -137,8 +165,14 @@ fn network(privileged: bool, user_namespaces: &Verdict) -> Verdict {
 }
 
 fn subordinate_ids(facts: &Facts) -> Verdict {
+    if facts.maps_all && facts.has_one_id() {
+        return no(
+            "the user namespace this program is in has one user or group id (/proc/self/uid_map, /proc/self/gid_map), and so have \
+             its containers: map more of them into it",
+        );
+    }
     if facts.maps_all {
-        return yes("not needed: this program may map any id");
+        return yes("not needed: this program may map any id that it has");
     }
     match &facts.granted {
         Ok(maps) => {
