@@ -11,7 +11,9 @@
 //! are made again after a fork of the program.
 
 use std::ffi::CStr;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -19,6 +21,8 @@ use crate::step::Step;
 use crate::sys::clone::Ready;
 use crate::sys::raw::Sys;
 use crate::sys::{fd, mount, thread};
+
+const NETWORK: u64 = libc::CLONE_NEWNET as u64;
 
 /// What a launcher's mount namespace holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(super) enum Surroundings {
 struct Launcher {
     /// Fork leaves the threads behind: what the parent program had is of no use to its child.
     pid: u32,
+    /// Its thread is ending, or has ended.
+    spent: AtomicBool,
     job: Mutex<Job>,
     changed: Condvar,
 }
@@ -44,8 +50,12 @@ struct Launcher {
 enum Job {
     /// Nobody's.
     Idle,
-    /// Somebody's, who has not given it anything to do yet.
-    Reserved,
+    /// Somebody's, who has not given it anything to clone yet.
+    Reserved {
+        network: bool,
+    },
+    /// Nobody's again: the one whose it was did not get so far.
+    Released,
     Wanted(Ready, Option<OwnedFd>),
     Running,
     Done(Sys<i32>),
@@ -53,29 +63,70 @@ enum Job {
 
 static LAUNCHERS: [Mutex<Vec<Arc<Launcher>>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
 
+/// A launcher that is the caller's, for one clone.
+#[derive(Debug)]
+pub(super) struct Reserved(Arc<Launcher>);
+
 /// A clone that a launcher is about to make or has made.
 #[derive(Debug)]
 pub(super) struct Pending(Arc<Launcher>);
 
-/// Has a launcher of the given kind clone. `end` is closed when the call returns to it: when the child exists, or for one that
-/// shares memory, when it has executed its command or ended.
-pub(super) fn begin(surroundings: Surroundings, ready: Ready, end: Option<OwnedFd>) -> Result<Pending> {
-    let launcher = reserve(surroundings)?;
-    *lock(&launcher.job) = Job::Wanted(ready, end);
-    launcher.changed.notify_all();
-    Ok(Pending(launcher))
+/// Takes an idle launcher of the given kind, or a new one, which gets ready while the caller does.
+///
+/// `network`: the clone is going to be into a new network namespace, which no new user namespace has to own. Of all namespaces
+/// that one takes long to make, a fifth of a whole start: the launcher makes it beforehand, too.
+pub(super) fn reserve(surroundings: Surroundings, network: bool) -> Result<Reserved> {
+    let pid = std::process::id();
+    let mut launchers = lock(&LAUNCHERS[surroundings as usize]);
+    launchers.retain(|launcher| launcher.pid == pid && !launcher.spent.load(Ordering::Relaxed));
+    for launcher in launchers.iter() {
+        let mut job = lock(&launcher.job);
+        if matches!(*job, Job::Idle) {
+            *job = Job::Reserved { network };
+            launcher.changed.notify_all();
+            return Ok(Reserved(Arc::clone(launcher)));
+        }
+    }
+    let (spent, job) = (AtomicBool::new(false), Mutex::new(Job::Reserved { network }));
+    let launcher = Arc::new(Launcher { pid, spent, job, changed: Condvar::new() });
+    let own = Arc::clone(&launcher);
+    std::thread::Builder::new()
+        .name("launcher".into())
+        .stack_size(128 * 1024)
+        .spawn(move || own.live(surroundings))
+        .map_err(|e| Error::setup(Step::Clone, "the launching thread", e))?;
+    launchers.push(Arc::clone(&launcher));
+    Ok(Reserved(launcher))
+}
+
+impl Reserved {
+    /// Has the launcher clone. `end` is closed when the call returns to it: when the child exists, or for one that shares
+    /// memory, when it has executed its command or ended.
+    pub(super) fn begin(self, ready: Ready, end: Option<OwnedFd>) -> Pending {
+        self.0.turn_to(Job::Wanted(ready, end));
+        Pending(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut job = lock(&self.0.job);
+        if matches!(*job, Job::Reserved { .. }) {
+            *job = Job::Released;
+            self.0.changed.notify_all();
+        }
+    }
 }
 
 impl Pending {
     /// Waits until the clone has returned; gives the process id.
     pub(super) fn wait(self) -> Result<i32> {
-        let mut job = lock(&self.0.job);
-        loop {
-            if let Job::Done(result) = *job {
-                *job = Job::Idle;
-                return result.map_err(|errno| Error::setup(Step::Clone, "the container's process", errno));
-            }
-            job = wait(&self.0.changed, job);
+        let mut job = self.0.wait_while(|job| !matches!(job, Job::Done(_)));
+        match std::mem::replace(&mut *job, Job::Idle) {
+            Job::Done(Ok(pid)) => Ok(pid),
+            Job::Done(Err(errno)) => Err(Error::setup(Step::Clone, "the container's process", errno)),
+            // Waited for above.
+            _ => Err(Error::setup(Step::Clone, "the launching thread", io::ErrorKind::BrokenPipe)),
         }
     }
 }
@@ -84,68 +135,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An idle launcher, which is the caller's from here on.
-fn reserve(surroundings: Surroundings) -> Result<Arc<Launcher>> {
-    let pid = std::process::id();
-    let mut launchers = lock(&LAUNCHERS[surroundings as usize]);
-    launchers.retain(|launcher| launcher.pid == pid);
-    for launcher in launchers.iter() {
-        let mut job = lock(&launcher.job);
-        if matches!(*job, Job::Idle) {
-            *job = Job::Reserved;
-            return Ok(Arc::clone(launcher));
-        }
+impl Launcher {
+    fn turn_to(&self, job: Job) {
+        *lock(&self.job) = job;
+        self.changed.notify_all();
     }
-    let launcher = start(surroundings, pid)?;
-    launchers.push(Arc::clone(&launcher));
-    Ok(launcher)
-}
 
-fn start(surroundings: Surroundings, pid: u32) -> Result<Arc<Launcher>> {
-    let launcher = Arc::new(Launcher { pid, job: Mutex::new(Job::Reserved), changed: Condvar::new() });
-    let own = Arc::clone(&launcher);
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
-    let failed = |e| Error::setup(Step::Clone, "the launching thread", e);
-    std::thread::Builder::new()
-        .name("launcher".into())
-        .stack_size(128 * 1024)
-        .spawn(move || {
-            // For good: no signal of the program is to be handled here, and children start with all of them blocked.
-            thread::block_signals();
-            let settled = settle(surroundings);
-            let failed = settled.is_err();
-            if tell.send(settled).is_err() || failed {
-                return;
+    fn wait_while(&self, unfit: impl Fn(&Job) -> bool) -> MutexGuard<'_, Job> {
+        let guard = self.changed.wait_while(lock(&self.job), |job| unfit(job));
+        guard.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's whole life.
+    fn live(&self, surroundings: Surroundings) {
+        // For good: no signal of the program is to be handled here, and children start with all of them blocked.
+        thread::block_signals();
+        // Before its name is out of sight.
+        let home = fd::openat(fd::CWD, c"/proc/thread-self/ns/net", libc::O_RDONLY, 0);
+        let mut able = settle(surroundings);
+        loop {
+            let network = match *self.wait_while(|job| matches!(job, Job::Idle | Job::Done(_))) {
+                Job::Reserved { network } => network,
+                _ => false,
+            };
+            // Where it cannot be made beforehand, the clone is asked for it, and tells why.
+            let abroad = network && able.is_ok() && home.is_ok() && thread::unshare(NETWORK).is_ok();
+            drop(self.wait_while(|job| matches!(job, Job::Reserved { .. })));
+            let job = std::mem::replace(&mut *lock(&self.job), Job::Running);
+            let next = match job {
+                Job::Wanted(ready, end) => {
+                    let ready = if abroad { ready.without(NETWORK) } else { ready };
+                    let result = able.and_then(|()| ready.clone_now());
+                    // Before the result is told: whoever reads from the other end learns of a failure by its end.
+                    drop(end);
+                    Job::Done(result)
+                }
+                _ => Job::Idle,
+            };
+            if abroad {
+                // At once, or the namespace would not end with the container.
+                able = home.and_then(|home| thread::set_namespace(home, NETWORK));
             }
-            serve(&own);
-        })
-        .map_err(failed)?;
-    match told.recv() {
-        Ok(Ok(())) => Ok(launcher),
-        Ok(Err(errno)) => Err(failed(errno.into())),
-        Err(_) => Err(failed(std::io::ErrorKind::BrokenPipe.into())),
-    }
-}
-
-fn serve(launcher: &Launcher) {
-    let mut job = lock(&launcher.job);
-    loop {
-        if matches!(*job, Job::Wanted(..))
-            && let Job::Wanted(ready, end) = std::mem::replace(&mut *job, Job::Running)
-        {
-            drop(job);
-            let result = ready.clone_now();
-            // Before the result is told: whoever reads from the other end learns of a failure by its end.
-            drop(end);
-            job = lock(&launcher.job);
-            *job = Job::Done(result);
-            launcher.changed.notify_all();
+            self.spent.store(able.is_err(), Ordering::Relaxed);
+            self.turn_to(next);
+            if able.is_err() {
+                break;
+            }
         }
-        job = wait(&launcher.changed, job);
+        let _ = home.map(fd::close);
     }
 }
 

@@ -160,7 +160,7 @@ pub(super) fn user_namespace(maps: &Maps) -> Result<i32> {
     let mut cradle = Cradle::new(Holder).map_err(failed)?;
     let flags = libc::CLONE_NEWUSER as u64 | CLONE_CLEAR_SIGHAND;
     let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    let pid = launcher::begin(Surroundings::Host, cradle.ready(args), None)?.wait()?;
+    let pid = launcher::reserve(Surroundings::Host, false)?.begin(cradle.ready(args), None).wait()?;
     let pidfd = wiring::adopt(cradle.born().pidfd());
     let opened = write(pid, maps).and_then(|()| {
         let file = File::open(format!("/proc/{pid}/ns/user")).map_err(failed)?;

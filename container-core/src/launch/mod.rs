@@ -37,7 +37,7 @@ use crate::plan::operation::Operation;
 use crate::step::Step;
 use crate::sys::clone::{Born, CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneArgs, Cradle, Main};
 use child::{Context, GateKind};
-use launcher::Surroundings;
+use launcher::{Reserved, Surroundings};
 use serve::{Outcome, Server};
 use shield::Shield;
 use wiring::Wiring;
@@ -226,10 +226,11 @@ fn start(
     gate: GateKind,
     target: Option<&Target<'_>>,
 ) -> Result<(Running, Option<OwnedFd>)> {
+    let launcher = reserve(plan)?;
     let cgroup = cgroups::make(plan.cgroup.as_ref())?;
     let mut root_mount = None;
     let started = Wiring::new(plan, io, gate, target).and_then(|mut wiring| {
-        let started = start_in(plan, &mut wiring, gate, target, &cgroup);
+        let started = start_in(plan, &mut wiring, gate, target, &cgroup, launcher);
         match &plan.root_stays_at {
             Some(path) if started.is_ok() => root_mount = RootMount::of(wiring.root(), path),
             Some(_) => drop(root_mount::detach(wiring.root())),
@@ -249,6 +250,17 @@ fn start(
     Ok((running, channel))
 }
 
+/// A launcher for the plan's process.
+fn reserve(plan: &Plan) -> Result<Reserved> {
+    let surroundings = match (plan.isolated, plan.services.kinds & crate::plan::USER) {
+        (false, _) => Surroundings::Host,
+        (true, 0) => Surroundings::Empty,
+        (true, _) => Surroundings::Visible,
+    };
+    let owned = plan.clone_flags & crate::plan::USER != 0;
+    launcher::reserve(surroundings, plan.clone_flags & libc::CLONE_NEWNET as u64 != 0 && !owned)
+}
+
 type Started = (i32, OwnedFd, Option<OwnedFd>, Option<OwnedFd>);
 
 fn start_in(
@@ -257,22 +269,24 @@ fn start_in(
     gate: GateKind,
     target: Option<&Target<'_>>,
     cgroup: &cgroups::Made,
+    mut launcher: Reserved,
 ) -> Result<Started> {
     let group = target.and_then(|target| target.cgroup).or(cgroup.group.as_ref());
     let entry = group.map(|group| group.entry().map_err(cgroups::error)).transpose()?;
     wiring.prepare(plan)?;
     let into = entry.as_ref().and_then(|entry| entry.clone_into.as_ref());
     if let Some(into) = into.filter(|_| !STILLBORN.load(Ordering::Relaxed)) {
-        if let Some(started) = attempt(plan, wiring, gate, group, entry.as_ref(), Some(into))? {
+        if let Some(started) = attempt(plan, wiring, gate, group, entry.as_ref(), Some(into), launcher)? {
             return Ok(started);
         }
         STILLBORN.store(true, Ordering::Relaxed);
         wiring.renew_channel()?;
+        launcher = reserve(plan)?;
     }
     if let Some(into) = into {
         wiring.enter_by_writing(into)?;
     }
-    attempt(plan, wiring, gate, group, entry.as_ref(), None)?.ok_or_else(ended_early)
+    attempt(plan, wiring, gate, group, entry.as_ref(), None, launcher)?.ok_or_else(ended_early)
 }
 
 /// Children that are cloned into a control group are killed at birth. Linux 6.14 and later do so when the calling process's own
@@ -297,6 +311,7 @@ fn attempt(
     group: Option<&cgroup::Cgroup>,
     entry: Option<&cgroup::Entry>,
     into: Option<&OwnedFd>,
+    launcher: Reserved,
 ) -> Result<Option<Started>> {
     let shares_memory = plan.may_share_memory && gate == GateKind::Open;
     let shield = shares_memory.then(|| Shield::raise(plan.capable));
@@ -315,20 +330,8 @@ fn attempt(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = into.as_raw_fd() as u64;
     }
-    let surroundings = match (plan.isolated, plan.services.kinds & crate::plan::USER) {
-        (false, _) => Surroundings::Host,
-        (true, 0) => Surroundings::Empty,
-        (true, _) => Surroundings::Visible,
-    };
     let (channel, child_end) = wiring.channel()?;
-    let ready = cradle.ready(args);
-    let pending = match launcher::begin(surroundings, ready, Some(child_end)) {
-        Ok(pending) => pending,
-        Err(error) => {
-            cradle.vacate();
-            return Err(error);
-        }
-    };
+    let pending = launcher.begin(cradle.ready(args), Some(child_end));
     // While memory is shared the launcher only comes back when the command runs: the child's first word tells that it lives.
     let console = wiring.console.as_ref().map(AsFd::as_fd);
     let mut server = Server::new(&plan.services, channel, cradle.born(), console, group);

@@ -101,6 +101,12 @@ pub(crate) struct Ready {
 unsafe impl Send for Ready {}
 
 impl Ready {
+    /// The same without these flags.
+    pub(crate) fn without(mut self, flags: u64) -> Self {
+        self.args.flags &= !flags;
+        self
+    }
+
     /// Clones, on the calling thread.
     pub(crate) fn clone_now(self) -> Sys<i32> {
         // SAFETY: stack and state belong to the cradle, which keeps both while a child may be in them.
