@@ -3,7 +3,7 @@
 
 mod fixture;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use fixture::Root;
 fn everything() -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let read = |path: String| std::fs::read_to_string(&path).unwrap_or_default();
+    all.insert("networks".into(), format!("{:?}", networks()));
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
         let name = task.file_name().to_string_lossy().into_owned();
         let comm = read(format!("/proc/self/task/{name}/comm"));
@@ -62,6 +63,12 @@ fn everything() -> BTreeMap<String, String> {
     all
 }
 
+/// The network namespaces that the program's threads are in, the library's own threads too.
+fn networks() -> BTreeSet<std::path::PathBuf> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.map(|task| std::fs::read_link(task.path().join("ns/net")).unwrap()).collect()
+}
+
 #[test]
 fn nothing_of_the_host_program_changes() {
     if !fixture::containers() {
@@ -73,6 +80,7 @@ fn nothing_of_the_host_program_changes() {
     let before = everything();
 
     let mut container = root.command(&["sleep", "60"]).create().unwrap().start().unwrap();
+    assert_eq!(networks().len(), 1, "a container's network ends with the container");
     container.exec(["true"]).output().unwrap();
     if container.pause().is_ok() {
         container.resume().unwrap();

@@ -18,11 +18,11 @@ pub(super) fn number(architecture: Architecture, name: &str) -> Option<u32> {
             3
         }
         Architecture::X32 => {
-            if let Some((_, number)) = X32_OWN.iter().find(|(own, _)| *own == name) {
-                return Some(X32_BIT | number);
+            if let Ok(at) = X32_OWN.binary_search_by_key(&name, |(name, _)| name) {
+                return Some(X32_BIT | X32_OWN[at].1);
             }
             return number(Architecture::X86_64, name)
-                .filter(|_| !NOT_IN_X32.contains(&name))
+                .filter(|_| NOT_IN_X32.binary_search(&name).is_err())
                 .map(|n| X32_BIT | n);
         }
     };
@@ -40,7 +40,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 const ARM_PRIVATE: [(&str, u32); 3] =
     [("breakpoint", 0xf_0001), ("cacheflush", 0xf_0002), ("set_tls", 0xf_0005)];
 
-/// Calls of x86-64 that x32 does not have.
+/// Calls of x86-64 that x32 does not have, sorted.
 const NOT_IN_X32: [&str; 11] = [
     "_sysctl",
     "create_module",
@@ -55,16 +55,16 @@ const NOT_IN_X32: [&str; 11] = [
     "vserver",
 ];
 
-/// Calls for which x32 has a number of its own, because pointers in their arguments are 32 bits wide.
+/// Calls for which x32 has a number of its own, because pointers in their arguments are 32 bits wide. Sorted by name.
 #[rustfmt::skip]
 const X32_OWN: &[(&str, u32)] = &[
-    ("rt_sigaction", 512), ("rt_sigreturn", 513), ("ioctl", 514), ("readv", 515), ("writev", 516), ("recvfrom", 517),
-    ("sendmsg", 518), ("recvmsg", 519), ("execve", 520), ("ptrace", 521), ("rt_sigpending", 522), ("rt_sigtimedwait", 523),
-    ("rt_sigqueueinfo", 524), ("sigaltstack", 525), ("timer_create", 526), ("mq_notify", 527), ("kexec_load", 528),
-    ("waitid", 529), ("set_robust_list", 530), ("get_robust_list", 531), ("vmsplice", 532), ("move_pages", 533),
-    ("preadv", 534), ("pwritev", 535), ("rt_tgsigqueueinfo", 536), ("recvmmsg", 537), ("sendmmsg", 538),
-    ("process_vm_readv", 539), ("process_vm_writev", 540), ("setsockopt", 541), ("getsockopt", 542), ("io_setup", 543),
-    ("io_submit", 544), ("execveat", 545), ("preadv2", 546), ("pwritev2", 547),
+    ("execve", 520), ("execveat", 545), ("get_robust_list", 531), ("getsockopt", 542), ("io_setup", 543), ("io_submit", 544),
+    ("ioctl", 514), ("kexec_load", 528), ("move_pages", 533), ("mq_notify", 527), ("preadv", 534), ("preadv2", 546),
+    ("process_vm_readv", 539), ("process_vm_writev", 540), ("ptrace", 521), ("pwritev", 535), ("pwritev2", 547),
+    ("readv", 515), ("recvfrom", 517), ("recvmmsg", 537), ("recvmsg", 519), ("rt_sigaction", 512), ("rt_sigpending", 522),
+    ("rt_sigqueueinfo", 524), ("rt_sigreturn", 513), ("rt_sigtimedwait", 523), ("rt_tgsigqueueinfo", 536), ("sendmmsg", 538),
+    ("sendmsg", 518), ("set_robust_list", 530), ("setsockopt", 541), ("sigaltstack", 525), ("timer_create", 526),
+    ("vmsplice", 532), ("waitid", 529), ("writev", 516),
 ];
 
 /// Sorted by name: x86-64, x86, aarch64, arm; -1 where there is none.
@@ -240,6 +240,8 @@ mod tests {
     fn sorted_so_that_it_can_be_searched() {
         assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0));
         assert!(ARM_PRIVATE.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(X32_OWN.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(NOT_IN_X32.is_sorted());
     }
 
     #[test]
