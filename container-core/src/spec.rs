@@ -66,6 +66,7 @@ impl ContainerBuilder {
             ));
         }
         let mut extras = Extras::new(id);
+        extras.init = self.init;
         extras.die_with_parent = self.die_with_host.unwrap_or(self.state_directory.is_none());
         extras.no_cgroup = match &self.root {
             Root::Bundle(_) => self.no_cgroup,

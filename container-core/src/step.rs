@@ -126,6 +126,8 @@ steps! {
     SecurityLabel = "set security label",
     /// Install the system call filter.
     Seccomp = "install seccomp filter",
+    /// Put a tiny init in front of the command.
+    Init = "init in front of the command",
     /// Set the file mode creation mask.
     Umask = "set umask",
     /// Enter the working directory.

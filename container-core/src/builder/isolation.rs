@@ -14,7 +14,8 @@ use crate::stdio::{Stdio, WindowSize};
 /// Isolation.
 impl ContainerBuilder {
     /// The preset for code nobody has read: no capabilities, a read-only root, user `65534:65534`, 256 tasks, and no core
-    /// files. Setters called later change it again.
+    /// files. Setters called later change it again. For programs that start others, or that are to be stopped, add
+    /// [`init`](Self::init).
     pub fn sandbox(mut self) -> Self {
         self.capabilities = Some(Vec::new());
         self.read_only = true;

@@ -307,6 +307,37 @@ impl ContainerBuilder {
 
     /// Process 1 is a tiny init that collects orphans and passes signals on, and the command is its child. Default: false, the
     /// command is process 1 itself.
+    ///
+    /// For process 1 the kernel ignores every signal that it has no handler for, unless it is SIGKILL or SIGSTOP from the host (see
+    /// pid_namespaces(7)). So without an init a plain `sleep` does not end by SIGTERM and [`stop`](crate::Container::stop) waits out
+    /// its grace, abort(3) shows as another signal than SIGABRT, and processes that lose their parent stay as zombies until the end,
+    /// if the command does not wait for children that it never started. With one:
+    ///
+    /// - Every signal that a process sends to process 1 goes to the command, and SIGHUP of a terminal that hangs up; what a terminal
+    ///   sends otherwise goes to its foreground processes as ever. SIGKILL and SIGSTOP are for process 1 itself.
+    /// - The container ends when the command does, with the rest of its processes, and [`End`](crate::End) and status are those
+    ///   of the command, signals included. Who has not started the container (after [`detach`](crate::Container::detach)) sees
+    ///   the exit code, or 128 and the number of the signal that killed the command, as other inits have it.
+    /// - The command is usually process 2 and counts as one more for [`pids`](Self::pids).
+    /// - The init is no file of the image: it is some hundred bytes in memory, of the host program it has nothing. It has the user,
+    ///   the capabilities and the system call filter of the command, and as open file only the pipe for its status. Its arguments
+    ///   and environment show those of the command.
+    ///
+    /// It takes a pid namespace of the container's own, or the start is [`Error::Invalid`](crate::Error::Invalid); a seccomp profile
+    /// that refuses what an init does (`execveat`, `clone`, `kill`, `wait4`, `rt_sigtimedwait`, ...) makes it
+    /// [`Error::Unsupported`](crate::Error::Unsupported).
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> container_core::Result<()> {
+    /// let builder = container_core::Container::builder().rootfs("/srv/root").command(["sleep", "1000"]).init(true);
+    /// let mut container = builder.spawn()?;
+    /// // At once: by SIGTERM, which would be ignored without the init.
+    /// container.stop(Duration::from_secs(10))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn init(mut self, init: bool) -> Self {
         self.init = init;
         self

@@ -96,6 +96,7 @@ impl ContainerBuilder {
                     cgroup: held.cgroup.take(),
                     terminal: held.terminal.take(),
                     skipped: std::mem::take(&mut held.skipped),
+                    status: held.status.take(),
                     root_mount: held.root_mount.take(),
                 };
                 Ok((running, Some(held)))
@@ -237,13 +238,13 @@ impl Prepared {
                 return Err(if own_users { host::explain_user_namespaces(error) } else { error });
             }
         };
-        let launch::Running { pid, pidfd, cgroup, terminal, skipped, root_mount, .. } = running;
+        let launch::Running { pid, pidfd, cgroup, terminal, skipped, status, root_mount, .. } = running;
         resources.root_mount = root_mount;
         let in_memory =
             matches!(&extras.rootfs, Some(Rootfs::Overlay { upper: Some(UpperLayer::Memory { .. }), .. }));
         let core = Core {
             id: extras.id,
-            process: Process::new(pid, pidfd),
+            process: Process::new(pid, pidfd).told_by(status),
             cgroup,
             spec,
             stop_signal,

@@ -11,7 +11,7 @@ use crate::sys::fd;
 use crate::sys::raw::{Errno, Sys};
 use crate::sys::{cred, mount, socket, thread};
 
-use super::{identity, path, program, protocol, rootfs, terminal};
+use super::{identity, init, path, program, protocol, rootfs, terminal};
 
 /// Why an operation failed: the kernel's answer, and which part of the operation.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,8 @@ pub(crate) struct Context {
     /// Words for failures of each step, where another process than the parent may have to print them.
     pub(crate) phrases: Vec<String>,
     pub(crate) command: program::Command,
+    /// What is executed in the command's place, and starts it.
+    pub(crate) init: Option<init::Init>,
     pub(crate) identity: identity::Identity,
     pub(crate) scratch: Scratch,
 }
@@ -295,6 +297,7 @@ fn perform(operation: &Operation, context: &mut Context) -> Done {
         }
         Operation::Home { uid } => identity::find_home(context, *uid),
         Operation::Locate => program::locate(context)?,
+        Operation::Init { .. } => init::prepare(context)?,
         Operation::Exec => return Err(program::exec(context)),
     }
     Ok(())
@@ -472,9 +475,11 @@ fn close_all_but_needed(context: &mut Context, kept: &[i32]) -> Sys<()> {
 /// The lowest descriptor from `from` on that is still needed.
 fn next_needed(context: &Context, kept: &[i32], from: i32) -> Option<i32> {
     let listener = if let GateKind::Socket(listener) = context.gate { listener } else { -1 };
+    let init = context.init.as_ref().map_or([-1; 2], |init| [init.file, init.status]);
     let single = [context.channel, listener, context.command.file];
     let inherited = context.inherited.iter().map(|&(source, _)| source);
-    let all = single.into_iter().chain(context.stdio).chain(inherited).chain(kept.iter().copied());
+    let all =
+        single.into_iter().chain(init).chain(context.stdio).chain(inherited).chain(kept.iter().copied());
     all.filter(|&fd| fd >= from).min()
 }
 

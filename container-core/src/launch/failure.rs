@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::child::Failure;
-use super::{program, rootfs};
+use super::{init, program, rootfs};
 use crate::error::Error;
 use crate::plan::Services;
 use crate::plan::operation::{Follow, Operation};
@@ -34,6 +34,9 @@ pub(super) fn explain(
         return Error::setup(Step::Gate, String::from_utf8_lossy(&text[..end]), source);
     };
     match operation {
+        Operation::Exec if failure.detail == init::INIT => {
+            return Error::setup(Step::Init, "", source);
+        }
         Operation::Locate | Operation::Exec => return exec(failure, text, services),
         Operation::Mount(mount) if mount.target.follow == Follow::None && failure.errno == libc::ELOOP => {
             return Error::invalid(

@@ -11,6 +11,7 @@ mod extra;
 mod failure;
 mod gate;
 mod identity;
+mod init;
 mod launcher;
 mod maps;
 mod overlay;
@@ -36,6 +37,7 @@ use crate::plan::Plan;
 use crate::plan::operation::Operation;
 use crate::step::Step;
 use crate::sys::clone::{Born, CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneArgs, Cradle, Main};
+use cgroups::Made;
 use child::{Context, GateKind};
 use launcher::{Reserved, Surroundings};
 use serve::{Outcome, Server};
@@ -85,6 +87,9 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
     /// Limits that this host could not set, where they were asked for as best effort.
     pub skipped: Vec<String>,
+    /// Where an init ([`Extras::init`](crate::plan::Extras::init)) writes the wait status of the command, an int in the machine's byte
+    /// order, before it ends itself. The pipe does not block.
+    pub status: Option<OwnedFd>,
     /// What stays mounted in the calling process's namespace, for a container without a mount namespace of its own: to be
     /// unmounted when it has ended.
     pub root_mount: Option<RootMount>,
@@ -104,6 +109,8 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// As in [`Running`].
     pub skipped: Vec<String>,
+    /// As in [`Running`].
+    pub status: Option<OwnedFd>,
     /// As in [`Running`].
     pub root_mount: Option<RootMount>,
     /// The process ends when this is closed without a word.
@@ -149,8 +156,8 @@ pub fn create(plan: &Plan, io: Io, gate: Gate) -> Result<Created> {
             (started?, None)
         }
     };
-    let Running { pid, pidfd, cgroup, terminal, skipped, root_mount } = started;
-    Ok(Created { pid, pidfd, cgroup, terminal, skipped, root_mount, channel, plan })
+    let Running { pid, pidfd, cgroup, terminal, skipped, status, root_mount } = started;
+    Ok(Created { pid, pidfd, cgroup, terminal, skipped, status, root_mount, channel, plan })
 }
 
 /// Starts one more process in a running container, by a plan made with [`Plan::exec`].
@@ -189,8 +196,8 @@ impl Created {
             }
             return Err(error);
         }
-        let Self { pid, pidfd, cgroup, terminal, skipped, root_mount, .. } = self;
-        Ok(Running { pid, pidfd, cgroup, terminal, skipped, root_mount })
+        let Self { pid, pidfd, cgroup, terminal, skipped, status, root_mount, .. } = self;
+        Ok(Running { pid, pidfd, cgroup, terminal, skipped, status, root_mount })
     }
 
     /// Lets the container wait for its start without this process, which nobody can give before. For a container made with
@@ -228,7 +235,7 @@ fn start(
 ) -> Result<(Running, Option<OwnedFd>)> {
     let launcher = reserve(plan)?;
     let cgroup = cgroups::make(plan.cgroup.as_ref())?;
-    let mut root_mount = None;
+    let (mut root_mount, mut status) = (None, None);
     let started = Wiring::new(plan, io, gate, target).and_then(|mut wiring| {
         let started = start_in(plan, &mut wiring, gate, target, &cgroup, launcher);
         match &plan.root_stays_at {
@@ -236,6 +243,7 @@ fn start(
             Some(_) => drop(root_mount::detach(wiring.root())),
             None => {}
         }
+        status = wiring.init_status();
         started
     });
     let started = started.map_err(|error| cgroups::explain(cgroup.group.as_ref(), error));
@@ -246,7 +254,8 @@ fn start(
         let _ = made.remove();
     }
     let (pid, pidfd, terminal, channel) = started?;
-    let running = Running { pid, pidfd, cgroup: cgroup.group, terminal, skipped: cgroup.skipped, root_mount };
+    let Made { group, skipped } = cgroup;
+    let running = Running { pid, pidfd, cgroup: group, terminal, skipped, status, root_mount };
     Ok((running, channel))
 }
 
@@ -268,7 +277,7 @@ fn start_in(
     wiring: &mut Wiring,
     gate: GateKind,
     target: Option<&Target<'_>>,
-    cgroup: &cgroups::Made,
+    cgroup: &Made,
     mut launcher: Reserved,
 ) -> Result<Started> {
     let group = target.and_then(|target| target.cgroup).or(cgroup.group.as_ref());

@@ -14,6 +14,7 @@ use crate::sys::fd;
 use crate::sys::raw::{Errno, Sys};
 
 use super::child::{Context, Done, Failure, announce};
+use super::init;
 
 /// In [`Failure::detail`]: no candidate is there, or none may be run. The text names the last one tried.
 pub(crate) const LOOKUP: u32 = 1;
@@ -37,7 +38,7 @@ const MACHINES: [u16; 2] = [183, 40];
 pub(crate) struct Command {
     pub(crate) vectors: Vectors,
     candidates: Vec<CString>,
-    by_descriptor: bool,
+    pub(super) by_descriptor: bool,
     keeps_name: bool,
     found: Option<usize>,
     pub(super) file: i32,
@@ -63,6 +64,17 @@ impl Command {
 
     pub(super) fn set_home(&mut self, home: &[u8]) {
         self.vectors.set_home(home);
+    }
+
+    /// The path that it was found at.
+    pub(super) fn path(&self) -> &CStr {
+        self.candidates.get(self.found.unwrap_or(0)).map(CString::as_c_str).unwrap_or_default()
+    }
+
+    /// An emulator gets the program by its path /dev/fd/N, so the descriptor has to stay open. Only while nobody is inside: a
+    /// file that turns into a script now would be run by whatever interpreter it names.
+    pub(super) fn may_need_its_file(&self) -> bool {
+        self.by_descriptor && self.foreign && self.keeps_name
     }
 }
 
@@ -189,16 +201,17 @@ pub(super) fn exec(context: &mut Context) -> Failure {
     if let Err(errno) = announce(context) {
         return errno.into();
     }
+    if let Some(init) = &context.init {
+        let file = init.file;
+        return init::exec(context, file);
+    }
     let command = &mut context.command;
     let errno = if command.by_descriptor {
         let mut errno = command.vectors.exec_descriptor(command.file);
         if errno.0 == libc::ENOENT
-            && command.foreign
-            && command.keeps_name
+            && command.may_need_its_file()
             && fd::install(command.file, command.file).is_ok()
         {
-            // An emulator gets the program by its path /dev/fd/N, so the descriptor has to stay open. Only while nobody is inside: a
-            // file that turns into a script now would be run by whatever interpreter it names.
             errno = command.vectors.exec_descriptor(command.file);
         }
         errno
@@ -210,17 +223,15 @@ pub(super) fn exec(context: &mut Context) -> Failure {
             None => Errno(libc::ENOENT),
         }
     };
-    let index = context.command.found.unwrap_or(0);
-    let path = context.command.candidates.get(index).map(CString::as_c_str).unwrap_or_default();
     let mut header = [0u8; LOADER_HEADER];
-    if errno.0 == libc::ENOENT {
+    if errno.0 == libc::ENOENT
         // The file is there: what is missing is the loader it names.
-        let length = read_header(path, &mut header);
-        if let Some(loader) = loader(header.get(..length).unwrap_or_default()) {
-            context.note(loader);
-            return Failure { errno: errno.0, detail: INTERPRETER };
-        }
+        && let Some(loader) = loader_of(context.command.path(), &mut header)
+    {
+        context.note(loader);
+        return Failure { errno: errno.0, detail: INTERPRETER };
     }
+    let path = context.command.path();
     for (to, from) in context.scratch.text.iter_mut().zip(path.to_bytes_with_nul()) {
         *to = *from;
     }
@@ -228,7 +239,13 @@ pub(super) fn exec(context: &mut Context) -> Failure {
 }
 
 /// As much of a program as usually holds its program headers and the name of its loader.
-const LOADER_HEADER: usize = 4096;
+pub(super) const LOADER_HEADER: usize = 4096;
+
+/// The dynamic loader that the program at `path` asks for.
+pub(super) fn loader_of<'a>(path: &CStr, header: &'a mut [u8; LOADER_HEADER]) -> Option<&'a [u8]> {
+    let length = read_header(path, header);
+    loader(header.get(..length)?)
+}
 
 /// The dynamic loader that a 64-bit program asks for (PT_INTERP).
 fn loader(head: &[u8]) -> Option<&[u8]> {

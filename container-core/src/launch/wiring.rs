@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::child::{self, Context, Failure, GateKind, Scratch};
 use super::identity::Identity;
-use super::{Io, Target, failure, maps, overlay, program, raise};
+use super::{Io, Target, failure, init, maps, overlay, program, raise};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::operation::{Operation, PROC, ROOT};
 use crate::step::Step;
 use crate::sys::fd;
+use crate::sys::init_program::InitProgram;
 
 pub(super) use crate::sys::fd::adopt;
 
@@ -27,6 +28,8 @@ pub(super) struct Wiring {
     above: i32,
     pub(super) console: Option<OwnedFd>,
     init_pidfd: i32,
+    /// The init in front of the command, with the two ends of the pipe for the command's status.
+    init: Option<(InitProgram, OwnedFd, OwnedFd)>,
 }
 
 impl Wiring {
@@ -43,6 +46,8 @@ impl Wiring {
         let inherited =
             io.inherit.into_iter().map(|(fd, number)| Ok((lift(fd)?, number))).collect::<Result<Vec<_>>>()?;
         let _ = gate;
+        let has_init = plan.inside.iter().any(|operation| matches!(operation, Operation::Init { .. }));
+        let init = has_init.then(|| init_program(above)).transpose()?;
         Ok(Self {
             slots: vec![-1; plan.slots],
             parent: Some(parent),
@@ -54,6 +59,7 @@ impl Wiring {
             above,
             console: io.console,
             init_pidfd: target.map_or(-1, |target| target.pidfd.as_raw_fd()),
+            init,
         })
     }
 
@@ -112,9 +118,15 @@ impl Wiring {
             init_pidfd: self.init_pidfd,
             phrases,
             command: program::Command::new(&plan.program),
+            init: self.init.as_ref().and_then(|(program, _, status)| init_of(plan, program, status)),
             identity: Identity::new(),
             scratch: Scratch::new(),
         }
+    }
+
+    /// Where the command's status comes out, if there is an init.
+    pub(super) fn init_status(&mut self) -> Option<OwnedFd> {
+        self.init.take().map(|(_, status, _)| status)
     }
 
     /// A new channel, for one more clone.
@@ -177,6 +189,30 @@ fn pair(above: i32) -> Result<(OwnedFd, OwnedFd)> {
     .map_err(|e| Error::setup(Step::Descriptors, "the channel", e))?;
     let child = if child.as_raw_fd() < above { raise(child.as_fd(), above)? } else { child };
     Ok((parent, child))
+}
+
+fn init_program(above: i32) -> Result<(InitProgram, OwnedFd, OwnedFd)> {
+    let failed = |e: std::io::Error| Error::setup(Step::Init, "", e);
+    let mut program = InitProgram::new().map_err(failed)?;
+    program.raise(above).map_err(|errno| failed(errno.into()))?;
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+    let (read, write) = rustix::pipe::pipe_with(flags).map_err(|e| failed(e.into()))?;
+    let write = if write.as_raw_fd() < above { raise(write.as_fd(), above)? } else { write };
+    Ok((program, read, write))
+}
+
+fn init_of(plan: &Plan, program: &InitProgram, status: &OwnedFd) -> Option<init::Init> {
+    plan.inside.iter().enumerate().find_map(|(own_step, operation)| match operation {
+        Operation::Init { close_all } => Some(init::Init {
+            file: program.file().as_raw_fd(),
+            status: status.as_raw_fd(),
+            parameters: program.parameters(),
+            own_step,
+            exec_step: plan.inside.len() - 1,
+            close_all: *close_all,
+        }),
+        _ => None,
+    })
 }
 
 impl Drop for Wiring {

@@ -29,6 +29,10 @@ pub struct Extras {
     /// A line feed that the command writes to its terminal comes out as carriage return and line feed (ONLCR), as terminals
     /// have it at first. Who relays the terminal to another one, which does so itself, wants false. Default: true.
     pub terminal_onlcr: bool,
+    /// Process 1 is a tiny init that starts the command, collects orphans, passes signals on, and ends as the command does: with its
+    /// exit code, or 128 and the signal that killed it (what it was exactly is told by
+    /// [`Running::status`](crate::launch::Running::status)). Needs a new pid namespace. Default: false.
+    pub init: bool,
     /// Starts on all CPUs that its control group allows, even if the caller is bound to some. Default: false.
     pub all_cpus: bool,
     /// The process keeps the caller's supplementary groups, in place of the spec's. Default: false.
@@ -58,6 +62,7 @@ impl Default for Extras {
             new_keyring: true,
             limits_best_effort: false,
             terminal_onlcr: true,
+            init: false,
             all_cpus: false,
             keep_groups: false,
             take_cgroup: false,

@@ -376,6 +376,10 @@ pub(crate) enum Operation {
         uid: u32,
     },
     Locate,
+    /// Prepare the init that is executed in the command's place, and starts it.
+    Init {
+        close_all: bool,
+    },
     Exec,
 }
 
@@ -482,6 +486,7 @@ impl Operation {
             | Self::MakeOwnWorkingDirectory { .. }
             | Self::WorkingDirectory { .. } => Step::WorkingDirectory,
             Self::Home { .. } => Step::Identify,
+            Self::Init { .. } => Step::Init,
             Self::Locate | Self::Exec => Step::Exec,
         }
     }
@@ -612,6 +617,7 @@ impl Operation {
             | Self::Gate
             | Self::NoNewPrivileges
             | Self::Locate
+            | Self::Init { .. }
             | Self::Exec => String::new(),
         }
     }

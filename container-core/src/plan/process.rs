@@ -15,7 +15,7 @@ use oci_spec::runtime::{
     Spec,
 };
 
-use super::namespaces::{Namespaces, USER};
+use super::namespaces::{Namespaces, PID, USER};
 use super::operation::{Masks, Operation, Request};
 use super::{Extras, Facts, Listener, Program, c_string};
 use crate::capability::CapabilitySets;
@@ -184,7 +184,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         }
         inside.push(Operation::Locate);
         inside.extend(early);
-        start(input, inside);
+        start(input, inside)?;
         inside.extend(filter);
     } else {
         if !root {
@@ -192,7 +192,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
         }
         inside.push(Operation::Locate);
         inside.extend(early);
-        start(input, inside);
+        start(input, inside)?;
         inside.extend(filter);
         reduce(inside);
     }
@@ -200,7 +200,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
     Ok(())
 }
 
-fn start(input: &Input<'_>, inside: &mut Vec<Operation>) {
+fn start(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()> {
     if input.gate {
         inside.push(Operation::Gate);
     }
@@ -208,6 +208,40 @@ fn start(input: &Input<'_>, inside: &mut Vec<Operation>) {
         inside.push(Operation::Await(Request::StartHooks));
     }
     inside.push(Operation::Descriptors);
+    if input.gate && input.extras.init {
+        inside.push(init(input)?);
+    }
+    Ok(())
+}
+
+/// The init, which has to live under the command's filter.
+fn init(input: &Input<'_>) -> Result<Operation> {
+    if !input.namespaces.makes(PID) {
+        return Err(Error::invalid(
+            "init",
+            "it takes a new pid namespace: in another one it is not process 1, and orphans do not come to it",
+        ));
+    }
+    let profile = input.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let Some(profile) = profile else { return Ok(Operation::Init { close_all: true }) };
+    let mut refused: Vec<&str> = Vec::new();
+    if !allows_execveat(Some(profile)) {
+        refused.push("execveat");
+    }
+    for (name, arguments) in crate::sys::init_program::CALLS {
+        if !crate::seccomp::permits(profile, name, &arguments)? {
+            refused.push(name);
+        }
+    }
+    if refused.is_empty() {
+        // It only gives up early what the command has given up.
+        let close_all = crate::seccomp::permits(profile, "close_range", &[0; 6])?;
+        return Ok(Operation::Init { close_all });
+    }
+    Err(Error::unsupported(
+        "init under a seccomp profile that refuses what it needs",
+        format!("let the profile allow {}", refused.join(", ")),
+    ))
 }
 
 fn is_single(maps: &[crate::id_map::IdMapping]) -> bool {

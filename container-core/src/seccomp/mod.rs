@@ -19,6 +19,7 @@
 //!   back to what the profile's author knew (not with `defaultErrnoRet` ENOSYS, where all do, nor if the default permits).
 
 mod emit;
+mod permits;
 mod policy;
 mod profile;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
+pub(crate) use permits::permits;
 pub use profile::default_profile;
 
 use crate::error::{Error, Result};

@@ -128,6 +128,14 @@ impl Vectors {
         failed.err().unwrap_or(Errno(libc::EINVAL))
     }
 
+    /// Executes the file behind `fd` with `name` in front of the arguments. Returns only on failure.
+    pub(crate) fn exec_behind(&mut self, name: &'static CStr, fd: i32) -> Errno {
+        match self.push_front(name.as_ptr()) {
+            Ok(()) => self.exec_descriptor(fd),
+            Err(errno) => errno,
+        }
+    }
+
     /// Executes the file at `path`. Returns only on failure.
     pub(crate) fn exec_path(&mut self, path: &CStr) -> Errno {
         let (argv, envp) = self.finish();

@@ -8,6 +8,7 @@ pub(crate) mod clone;
 pub(crate) mod cred;
 pub(crate) mod exec;
 pub(crate) mod fd;
+pub(crate) mod init_program;
 pub(crate) mod loop_device;
 pub(crate) mod mount;
 pub(crate) mod pidfd;
