@@ -378,6 +378,8 @@ fn join_all(context: &mut Context, kinds: u64) -> Done {
 
 /// A second process beside this one, in new namespaces and in those only children enter; this one ends.
 fn succeed(context: &mut Context, flags: u64) -> Done {
+    // By this the parent finds the other one if both of us are killed before it hears of that.
+    thread::set_process_group()?;
     match crate::sys::clone::fork_beside(flags)? {
         None => {
             // The parent has to know of us, or could not clean up after us: both of us tell it, for either may be killed now.

@@ -389,7 +389,10 @@ fn attempt(
             Ok(Some((pid, pidfd, terminal, channel)))
         }
         Err(error) => {
-            let status = serve::put_down(pidfd.as_fd());
+            let status = match &successor {
+                None if plan.has_second_stage() => serve::put_down_group(pidfd.as_fd(), pid),
+                _ => serve::put_down(pidfd.as_fd()),
+            };
             if let Some(successor) = &successor {
                 serve::put_down(successor.as_fd());
             }

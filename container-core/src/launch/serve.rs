@@ -270,3 +270,24 @@ pub(super) fn put_down(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     reap(pidfd)
 }
+
+/// Kills our own child and whatever it made beside itself without being able to tell: that is in the process group which the
+/// child leads. A group keeps its number as long as somebody, dead or alive, is in it, and the child is in it till the last.
+pub(super) fn put_down_group(pidfd: BorrowedFd<'_>, group: i32) -> Option<WaitIdStatus> {
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    let ended =
+        || rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    while matches!(ended(), Err(rustix::io::Errno::INTR)) {}
+    let Some(group) = rustix::process::Pid::from_raw(group) else { return reap(pidfd) };
+    let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    // Whichever of the two comes first, the other one is left for the second turn.
+    let mut own = None;
+    for _ in 0..2 {
+        match rustix::process::waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED) {
+            Ok(Some(status)) if own.is_none() => own = Some(status),
+            Err(rustix::io::Errno::INTR) | Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    own.or_else(|| reap(pidfd))
+}

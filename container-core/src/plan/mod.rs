@@ -125,6 +125,11 @@ impl Plan {
         self.cgroup.as_ref().filter(|request| !request.optional).map(|request| request.path.as_str())
     }
 
+    /// A process goes first and makes the container's own beside itself.
+    pub(crate) fn has_second_stage(&self) -> bool {
+        self.inside.iter().any(|operation| matches!(operation, Operation::Succeed { .. }))
+    }
+
     /// Whether the root stays mounted in the caller's mount namespace after the container: it has none of its own.
     pub fn leaves_root(&self) -> bool {
         self.root_stays_at.is_some()

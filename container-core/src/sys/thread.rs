@@ -77,6 +77,12 @@ pub(crate) fn set_session() -> Sys<()> {
     unsafe { syscall!(libc::SYS_setsid) }.map(drop)
 }
 
+/// Makes the calling process the first of a process group.
+pub(crate) fn set_process_group() -> Sys<()> {
+    // SAFETY: no memory involved.
+    unsafe { syscall!(libc::SYS_setpgid, 0, 0) }.map(drop)
+}
+
 pub(crate) fn ioctl(fd: i32, request: u64, argument: usize) -> Sys {
     // SAFETY: callers pass requests whose argument is a number, or use the typed ones below.
     unsafe { syscall!(libc::SYS_ioctl, fd, request, argument) }
