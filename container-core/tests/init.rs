@@ -122,8 +122,10 @@ fn orphans_are_collected() {
         return;
     }
     let root = Root::new();
-    let script = "n=0; while [ $n -lt 50 ]; do (sh -c 'exit 3' & ) ; n=$((n+1)); done; sleep 0.2
-        for stat in /proc/[0-9]*/stat; do read pid name state rest 2>/dev/null <$stat && echo $state; done | grep -c Z; exit 0";
+    // Until none is left: without a parent that collects them they would stay.
+    let script = "n=0; while [ $n -lt 50 ]; do (sh -c 'exit 3' & ) ; n=$((n+1)); done
+        zombies() { for stat in /proc/[0-9]*/stat; do read pid name state rest <$stat && echo $state; done 2>/dev/null | grep -c Z; }
+        while [ $(zombies) -gt 0 ]; do sleep 0.05; done; zombies; exit 0";
     assert_eq!(printed(&shell(&root, script)), "0\n");
     // Those of one more process too.
     let container = root.command(&["sleep", "100"]).init(true).spawn().unwrap();
