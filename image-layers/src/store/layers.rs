@@ -40,6 +40,12 @@ pub struct WritableLayer {
     lock: File,
 }
 
+impl Drop for WritableLayer {
+    fn drop(&mut self) {
+        lock::release(&self.lock);
+    }
+}
+
 /// A read-only root filesystem of an image, kept for as long as this lives.
 #[derive(Debug)]
 pub struct View {

@@ -30,7 +30,7 @@ pub struct Lease {
     path: PathBuf,
     roots: File,
     /// Locked for as long as this lives.
-    _lock: File,
+    lock: File,
     count: AtomicU64,
 }
 
@@ -78,7 +78,7 @@ impl Lease {
                 store: store.clone(),
                 path,
                 roots,
-                _lock: directory,
+                lock: directory,
                 count: AtomicU64::new(0),
             });
         }
@@ -136,6 +136,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // What cannot be removed now is swept by the next open.
         let _ = remove_tree(&self.path);
+        lock::release(&self.lock);
     }
 }
 
@@ -236,7 +237,9 @@ fn is_dead(path: &Path) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(Error::io("open", path)(e)),
     };
-    lock::try_exclusive(&directory).map_err(Error::io("lock", path))
+    let dead = lock::try_exclusive(&directory).map_err(Error::io("lock", path))?;
+    lock::release(&directory);
+    Ok(dead)
 }
 
 fn unique_name() -> String {

@@ -14,7 +14,19 @@ use crate::{Error, Result};
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        release(&self.file);
+    }
+}
+
+/// Gives a lock up now. To close the file is not enough: a process that is just being started by another thread has a copy of
+/// the descriptor until it executes its program, and with it the lock.
+pub(super) fn release(file: &File) {
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 /// Waits for a shared lock on a file that is never removed.
@@ -31,7 +43,7 @@ fn wait(path: &Path, operation: FlockOperation) -> Result<Guard> {
     let file = open(path)?;
     loop {
         match flock(&file, operation) {
-            Ok(()) => return Ok(Guard { _file: file }),
+            Ok(()) => return Ok(Guard { file }),
             Err(Errno::INTR) => {}
             Err(e) => return Err(Error::io("lock", path)(e)),
         }
@@ -47,7 +59,7 @@ pub(super) fn named(path: &Path, control: &Control) -> Result<Guard> {
     loop {
         let file = open(path)?;
         match try_exclusive(&file).map_err(Error::io("lock", path))? {
-            true if is_linked(&file) => return Ok(Guard { _file: file }),
+            true if is_linked(&file) => return Ok(Guard { file }),
             true => {}
             false => {
                 control.check()?;
@@ -67,8 +79,8 @@ pub(super) fn try_exclusive(file: &File) -> rustix::io::Result<bool> {
     }
 }
 
-/// Whether the exclusive lock could be had, but for a moment: a process that is just being started by another thread has copies
-/// of all descriptors until it executes its program, and with them the locks that were given up meanwhile.
+/// Whether the exclusive lock could be had, but for a moment: a process that was just being started by a program that is dead now
+/// may still have its locks.
 pub(super) fn try_exclusive_soon(file: &File) -> rustix::io::Result<bool> {
     for _ in 0..20 {
         if try_exclusive(file)? {

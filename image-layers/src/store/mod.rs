@@ -161,6 +161,7 @@ fn create(path: &Path) -> Result<()> {
     let ours = [
         "oci-layout",
         "index.json",
+        "index.json.new",
         "blobs",
         "snapshots",
         "layers",
@@ -169,6 +170,7 @@ fn create(path: &Path) -> Result<()> {
         "lock",
         "boot",
         "version",
+        "version.new",
     ];
     if let Some(Ok(stranger)) =
         present.find(|e| !e.as_ref().is_ok_and(|e| ours.iter().any(|o| e.file_name() == *o)))
@@ -321,7 +323,7 @@ impl Store {
             for name in names_in(&directory)? {
                 let path = directory.join(name);
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
-                if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
+                if !lock::try_exclusive_soon(&file).map_err(Error::io("lock", &path))? {
                     return Err(Error::InUse { what: format!("{}", path.display()) });
                 }
             }

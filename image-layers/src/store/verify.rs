@@ -215,6 +215,7 @@ impl Store {
             if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
                 return Ok(true);
             }
+            lock::release(&file);
         }
         Ok(false)
     }
