@@ -52,7 +52,7 @@ impl Mount {
         self.option(if recursive { "rro" } else { "ro" })
     }
 
-    /// The most bytes a tmpfs may hold.
+    /// The most bytes a tmpfs may hold, more than 0.
     pub fn size(self, bytes: u64) -> Self {
         self.option(format!("size={bytes}"))
     }
@@ -67,6 +67,11 @@ impl Mount {
     pub fn options<S: Into<String>>(mut self, options: impl IntoIterator<Item = S>) -> Self {
         self.options.extend(options.into_iter().map(Into::into));
         self
+    }
+
+    /// To tmpfs a size of 0 is no limit, which nobody who gives a size means.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.kind == "tmpfs" && self.options.iter().any(|option| option == "size=0")
     }
 
     pub(crate) fn destination(&self) -> &Path {

@@ -120,6 +120,13 @@ impl ContainerBuilder {
     ) -> Result<Spec> {
         extras.own_working_directory = true;
         let (image, root) = self.root(rootfs, extras)?;
+        if self.memory_layer() == Some(0) {
+            return Err(Error::invalid("writable_memory 0", "a limit is more than 0"));
+        }
+        if let Some(mount) = self.mounts.iter().find(|mount| mount.has_no_room()) {
+            let subject = format!("size 0 of the tmpfs at {}", mount.destination().display());
+            return Err(Error::invalid(subject, "a limit is more than 0"));
+        }
         if let Some(size) = self.memory_layer() {
             layer_over(UpperLayer::Memory { size }, facts.privileged, root.path(), extras);
         }

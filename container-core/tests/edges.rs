@@ -53,6 +53,8 @@ fn limits_of_nothing_are_named() {
         plain().cpus(-1.0),
         plain().cpus(f64::NAN),
         plain().pids(0),
+        plain().writable_memory(0),
+        plain().tmpfs("/tmp", 0),
         plain().memory(0).limits_best_effort(true),
     ] {
         let error = builder.spawn().map(drop).unwrap_err();
