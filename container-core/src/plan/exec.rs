@@ -104,7 +104,7 @@ fn joining(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) 
     if namespaces.has_user() {
         services.limits = process::outer_limits(process)?;
     }
-    let mut program = process::program(process, container, extras)?;
+    let mut program = super::program::command(process, container, extras)?;
     program.keeps_name = false;
     services.command = program.argv[0].clone();
     services.environment = program.env.clone();
@@ -154,7 +154,7 @@ pub(super) fn all_cpus() -> Operation {
 
 fn cpu_affinity(list: Option<&String>, inside: &mut Vec<Operation>) -> Result<()> {
     if let Some(list) = list.filter(|list| !list.is_empty()) {
-        let mask = process::list_mask("process.execCPUAffinity", list)?;
+        let mask = super::scheduling::list_mask("process.execCPUAffinity", list)?;
         inside.push(Operation::CpuAffinity { mask, text: list.clone() });
     }
     Ok(())

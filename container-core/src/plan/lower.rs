@@ -4,7 +4,8 @@ use oci_spec::runtime::Spec;
 
 use super::mounts::Mounts;
 use super::namespaces::{CGROUP, MOUNT, NET, Namespaces, PID, TIME, USER, UTS};
-use super::operation::{FIRST_FREE, Operation, Request, namespace_names};
+use super::operation::{FIRST_FREE, Operation, Request};
+use super::phrases::namespace_names;
 use super::{CgroupRequest, Extras, Facts, Plan, Rootfs, Services, c_string, process, rootfs};
 use crate::error::{Error, Result};
 
@@ -136,7 +137,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     services.maps = namespaces.maps.clone();
     services.time_offsets = time_offsets;
     services.network_devices = network_devices;
-    let program = process::program(process, spec, extras)?;
+    let program = super::program::command(process, spec, extras)?;
     services.command = program.argv[0].clone();
     Ok(Plan {
         outside,

@@ -14,8 +14,11 @@ mod lower;
 mod mounts;
 mod namespaces;
 pub(crate) mod operation;
+mod phrases;
 mod process;
+mod program;
 mod rootfs;
+mod scheduling;
 mod services;
 
 use std::ffi::{CString, OsStr};
@@ -163,7 +166,7 @@ impl std::fmt::Display for Plan {
         for operation in &self.outside {
             line(f, operation.step().to_string(), operation.subject())?;
         }
-        let names = operation::namespace_names(self.clone_flags);
+        let names = phrases::namespace_names(self.clone_flags);
         let into = if names.is_empty() { String::new() } else { format!("into new {names}") };
         line(f, crate::step::Step::Clone.to_string(), into)?;
         for operation in &self.inside {

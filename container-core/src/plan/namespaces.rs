@@ -5,7 +5,8 @@ use std::ffi::CString;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::c_string;
-use super::operation::{Slot, namespace_names};
+use super::operation::Slot;
+use super::phrases::namespace_names;
 use crate::error::{Error, Result};
 use crate::id_map::{self, IdMapping};
 

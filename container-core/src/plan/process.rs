@@ -5,22 +5,18 @@
 //! the filter last, so that it need not allow anything but exec. Without no_new_privs only CAP_SYS_ADMIN may install a filter: then
 //! it comes before the capabilities go.
 
-use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use oci_spec::runtime::{
-    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, LinuxSeccompAction, Process,
-    Spec,
-};
+use oci_spec::runtime::{LinuxSeccompAction, Process, Spec};
 
 use super::namespaces::{Namespaces, PID, USER};
 use super::operation::{Masks, Operation, Request};
-use super::{Extras, Facts, Listener, Program, c_string};
+use super::program::allows_execveat;
+use super::scheduling::{memory_policy, scheduling};
+use super::{Extras, Facts, Listener, c_string};
 use crate::capability::CapabilitySets;
 use crate::error::{Error, Result};
-use crate::sys::thread::SchedAttr;
 
 /// What the process part of a plan is made from.
 pub(super) struct Input<'a> {
@@ -347,118 +343,6 @@ fn limits(process: &Process) -> Result<Vec<(String, u32, u64, u64)>> {
     Ok(out)
 }
 
-fn scheduling(process: &Process, inside: &mut Vec<Operation>) -> Result<()> {
-    if let Some(scheduler) = process.scheduler() {
-        let policy = match scheduler.policy() {
-            LinuxSchedulerPolicy::SchedOther => 0,
-            LinuxSchedulerPolicy::SchedFifo => 1,
-            LinuxSchedulerPolicy::SchedRr => 2,
-            LinuxSchedulerPolicy::SchedBatch => 3,
-            LinuxSchedulerPolicy::SchedIso => 4,
-            LinuxSchedulerPolicy::SchedIdle => 5,
-            LinuxSchedulerPolicy::SchedDeadline => 6,
-        };
-        let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| {
-            bits | match flag {
-                LinuxSchedulerFlag::SchedResetOnFork => 0x01,
-                LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
-                LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
-                LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
-                LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
-                LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
-                LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
-            }
-        });
-        let priority = scheduler.priority().unwrap_or(0);
-        let priority = u32::try_from(priority).map_err(|_| {
-            Error::invalid(format!("process.scheduler.priority {priority}"), "it is negative")
-        })?;
-        inside.push(Operation::Scheduler(SchedAttr {
-            size: size_of::<SchedAttr>() as u32,
-            policy,
-            flags,
-            nice: scheduler.nice().unwrap_or(0),
-            priority,
-            runtime: scheduler.runtime().unwrap_or(0),
-            deadline: scheduler.deadline().unwrap_or(0),
-            period: scheduler.period().unwrap_or(0),
-        }));
-    }
-    if let Some(io) = process.io_priority() {
-        let class = match io.class() {
-            IOPriorityClass::IoprioClassRt => 1,
-            IOPriorityClass::IoprioClassBe => 2,
-            IOPriorityClass::IoprioClassIdle => 3,
-        };
-        let level = io.priority();
-        if !(0..=7).contains(&level) {
-            return Err(Error::invalid(
-                format!("process.ioPriority.priority {level}"),
-                "it goes from 0 to 7",
-            ));
-        }
-        inside.push(Operation::IoPriority { value: class << 13 | level as i32 });
-    }
-    Ok(())
-}
-
-fn memory_policy(spec: &Spec, inside: &mut Vec<Operation>) -> Result<()> {
-    use oci_spec::runtime::{MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
-    let Some(policy) = spec.linux().as_ref().and_then(|l| l.memory_policy().as_ref()) else { return Ok(()) };
-    let mode = match policy.mode() {
-        Mode::MpolDefault => 0,
-        Mode::MpolPreferred => 1,
-        Mode::MpolBind => 2,
-        Mode::MpolInterleave => 3,
-        Mode::MpolLocal => 4,
-        Mode::MpolPreferredMany => 5,
-        Mode::MpolWeightedInterleave => 6,
-    };
-    let flags = policy.flags().iter().flatten().fold(0, |bits, flag| {
-        bits | match flag {
-            Flag::MpolFNumaBalancing => 1 << 13,
-            Flag::MpolFRelativeNodes => 1 << 14,
-            Flag::MpolFStaticNodes => 1 << 15,
-        }
-    });
-    let nodes = match policy.nodes().as_ref().filter(|nodes| !nodes.is_empty()) {
-        Some(nodes) => list_mask("memory policy nodes", nodes)?,
-        None => Vec::new(),
-    };
-    let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
-    if matches!(policy.mode(), Mode::MpolDefault | Mode::MpolLocal) && count != 0 {
-        return Err(Error::invalid(
-            format!("memory policy {:?}", policy.mode()),
-            format!("this mode requires 0 nodes but got {count}"),
-        ));
-    }
-    inside.push(Operation::MemoryPolicy { mode: mode | flags, nodes });
-    Ok(())
-}
-
-/// `0-3,7` as a bit mask.
-pub(super) fn list_mask(field: &str, list: &str) -> Result<Vec<u64>> {
-    const MOST: u32 = 1 << 14;
-    let wrong = || Error::invalid(format!("{field} {list:?}"), "it is a list like 0-3,7");
-    let mut mask = Vec::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let first: u32 = first.trim().parse().map_err(|_| wrong())?;
-        let last: u32 = last.trim().parse().map_err(|_| wrong())?;
-        if first > last || last >= MOST {
-            return Err(wrong());
-        }
-        for bit in first..=last {
-            let word = bit as usize / 64;
-            if mask.len() <= word {
-                mask.resize(word + 1, 0);
-            }
-            mask[word] |= 1 << (bit % 64);
-        }
-    }
-    if mask.is_empty() { Err(wrong()) } else { Ok(mask) }
-}
-
 fn seccomp(spec: &Spec) -> Result<Option<Arc<crate::seccomp::Program>>> {
     match spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
         Some(profile) => crate::seccomp::compile(profile).map(Some),
@@ -478,116 +362,5 @@ pub(super) fn listener(spec: &Spec) -> Result<Option<Listener>> {
             Err(Error::invalid("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs somebody to ask"))
         }
         None => Ok(None),
-    }
-}
-
-/// The profile lets execveat through, so that the command can be run by descriptor.
-fn allows_execveat(profile: Option<&LinuxSeccomp>) -> bool {
-    let Some(profile) = profile else { return true };
-    let harmless =
-        |action| matches!(action, LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog);
-    let mut named = profile
-        .syscalls()
-        .iter()
-        .flatten()
-        .filter(|rule| rule.names().iter().any(|n| n == "execveat"))
-        .peekable();
-    match named.peek() {
-        None => harmless(profile.default_action()),
-        Some(_) => {
-            named.all(|rule| harmless(rule.action()) && rule.args().as_ref().is_none_or(Vec::is_empty))
-        }
-    }
-}
-
-/// The command with everything execve takes.
-pub(super) fn program(process: &Process, spec: &Spec, extras: &Extras) -> Result<Program> {
-    let args = extras.args.clone().unwrap_or_else(|| strings(process.args()));
-    let Some(command) = args.first().filter(|command| !command.is_empty()).cloned() else {
-        return Err(Error::invalid("process.args", "there is no command"));
-    };
-    let env = environment(Some(process), extras)?;
-    let path = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
-    Ok(Program {
-        candidates: candidates(&command, path)?,
-        argv: args.iter().map(|arg| c_string("process.args", arg)).collect::<Result<_>>()?,
-        env,
-        by_descriptor: allows_execveat(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
-        keeps_name: true,
-    })
-}
-
-fn strings(list: &Option<Vec<String>>) -> Vec<OsString> {
-    list.iter().flatten().map(OsString::from).collect()
-}
-
-/// The environment: every name once, the last one wins.
-pub(super) fn environment(process: Option<&Process>, extras: &Extras) -> Result<Vec<CString>> {
-    let given = match (&extras.env, process) {
-        (Some(env), _) => env.clone(),
-        (None, Some(process)) => strings(process.env()),
-        (None, None) => Vec::new(),
-    };
-    let mut env: Vec<CString> = Vec::new();
-    for entry in &given {
-        let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
-        if name.is_empty() || !entry.as_bytes().contains(&b'=') {
-            return Err(Error::invalid(format!("process.env {entry:?}"), "it is not NAME=value"));
-        }
-        // An empty HOME counts as none, also after another one: it is looked up, and one name must not come twice.
-        if entry.as_bytes() == b"HOME=" {
-            env.retain(|known| !known.to_bytes().starts_with(b"HOME="));
-            continue;
-        }
-        let entry = c_string("process.env", entry)?;
-        let same =
-            |known: &CString| known.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
-        match env.iter().position(same) {
-            Some(at) => env[at] = entry,
-            None => env.push(entry),
-        }
-    }
-    Ok(env)
-}
-
-/// Where the command may be: itself when it has a slash, else in the directories of PATH.
-fn candidates(command: &OsStr, path: Option<&[u8]>) -> Result<Vec<CString>> {
-    if command.as_bytes().contains(&b'/') {
-        return Ok(vec![c_string("process.args", command)?]);
-    }
-    let path = path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    path.split(|byte| *byte == b':')
-        .map(|dir| {
-            let dir = if dir.is_empty() { OsString::from(".") } else { OsString::from_vec(dir.to_vec()) };
-            c_string("process.env PATH", Path::new(&dir).join(command).as_os_str())
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_cpus() {
-        assert_eq!(list_mask("x", "0-3,7").unwrap(), [0x8f]);
-        assert_eq!(list_mask("x", "64").unwrap(), [0, 1]);
-        for wrong in ["", "3-1", "a", "1-", "99999"] {
-            assert!(list_mask("x", wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn commands_are_looked_up_in_path() {
-        let find = |command: &str, path: Option<&str>| {
-            candidates(OsStr::new(command), path.map(str::as_bytes))
-                .unwrap()
-                .into_iter()
-                .map(|c| c.into_string().unwrap())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(find("sh", Some("/a:/b/:")), ["/a/sh", "/b/sh", "./sh"]);
-        assert_eq!(find("./sh", Some("/a")), ["./sh"]);
-        assert_eq!(find("/bin/sh", None), ["/bin/sh"]);
     }
 }

@@ -82,7 +82,7 @@ impl Services {
             kinds: namespaces.kinds(),
             user: extras.user.clone(),
             listener: process::listener(spec)?,
-            environment: process::environment(spec.process().as_ref(), extras)?,
+            environment: super::program::environment(spec.process().as_ref(), extras)?,
             ..Self::default()
         })
     }
