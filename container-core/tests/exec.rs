@@ -150,11 +150,13 @@ fn a_container_ends_before_its_processes_are_waited_for() {
     killed(exec);
 
     // One that joins while somebody waits already.
-    let container = root.shell("sleep 0.3").spawn().unwrap();
+    let mut container = root.shell("read x; exit 0").stdin(Stdio::piped()).spawn().unwrap();
+    let input = container.stdin.take();
     let exec = std::thread::scope(|scope| {
         let waiter = scope.spawn(|| container.wait_timeout(Duration::from_secs(60)).unwrap());
         std::thread::sleep(Duration::from_millis(100));
         let exec = container.exec(["sleep", "60"]).spawn().unwrap();
+        drop(input);
         assert!(waiter.join().unwrap().unwrap().success());
         exec
     });
