@@ -301,3 +301,18 @@ fn an_image_made_of_files_has_the_same_digest_every_time() {
         assert_eq!(error.class(), Class::Invalid, "{path}: {error}");
     }
 }
+
+/// Another program may be making it at this moment, or have been killed over it.
+#[test]
+fn a_store_in_the_making_is_completed() {
+    for half in [&["oci-layout"][..], &["index.json.new"], &["index.json.new", "version.new", "lock", "boot"]]
+    {
+        let dir = scratch();
+        for name in half {
+            fs::write(dir.path().join(name), "{").unwrap();
+        }
+        let store = Store::open_or_create(dir.path()).unwrap();
+        assert!(store.images().unwrap().is_empty(), "{half:?}");
+        assert!(Store::open_or_create(dir.path()).unwrap().verify().unwrap().is_empty(), "{half:?}");
+    }
+}
