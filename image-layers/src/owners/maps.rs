@@ -77,7 +77,8 @@ impl IdMaps {
 
 fn to_outside(ranges: &[IdRange], id: u32) -> Option<u32> {
     let range = ranges.iter().find(|r| id.checked_sub(r.inside).is_some_and(|offset| offset < r.count))?;
-    range.outside.checked_add(id - range.inside)
+    // The last number is no id (`chown(2)`).
+    range.outside.checked_add(id - range.inside).filter(|id| *id != u32::MAX)
 }
 
 fn to_inside(ranges: &[IdRange], id: u32) -> Option<u32> {
@@ -98,6 +99,8 @@ mod tests {
             assert_eq!(maps.gid_to_inside(outside), Some(inside));
         }
         assert_eq!(maps.uid_to_outside(65537), None);
+        let last = [IdRange::new(0, u32::MAX, 2)];
+        assert_eq!(IdMaps::new(last, last).uid_to_outside(0), None);
         assert_eq!(maps.uid_to_inside(0), None);
         assert_eq!(maps.gid_to_inside(165_536), None);
         let other = IdMaps::new([IdRange::new(0, 1500, 1)], ranges);
