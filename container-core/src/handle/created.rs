@@ -53,7 +53,7 @@ impl Created {
             File::open(format!("/proc/{}/ns/mnt", self.container.core.process.pid)).ok().map(OwnedFd::from);
     }
 
-    /// Executes the command and follows it to its end, as [`ContainerBuilder::run`] does. Streams that are to be collected
+    /// Executes the command and follows it to its end, as [`ContainerBuilder::run`](crate::ContainerBuilder::run) does. Streams that are to be collected
     /// have to be pipes.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub struct Killer {
 }
 
 impl Killer {
-    /// Sends a signal to the first process; see [`Container::kill`].
+    /// Sends a signal to the first process; see [`Container::kill`](crate::Container::kill).
     ///
     /// # Errors
     /// [`Error::NotRunning`] when it has ended, [`Error::Io`].
@@ -43,10 +43,10 @@ impl Killer {
         self.core.kill(signal.as_raw())
     }
 
-    /// Asks it to end, waits for `grace`, then kills everything; see [`Container::stop`].
+    /// Asks it to end, waits for `grace`, then kills everything; see [`Container::stop`](crate::Container::stop).
     ///
     /// # Errors
-    /// As [`Container::stop`].
+    /// As [`Container::stop`](crate::Container::stop).
     pub fn stop(&self, grace: Duration) -> Result<ExitStatus> {
         self.core.stop(grace)
     }
