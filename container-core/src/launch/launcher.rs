@@ -114,6 +114,9 @@ impl Drop for Reserved {
         if matches!(*job, Job::Reserved { .. }) {
             *job = Job::Released;
             self.0.changed.notify_all();
+            drop(job);
+            // Until it is home, or the next start would take another one.
+            drop(self.0.wait_while(|job| matches!(job, Job::Released)));
         }
     }
 }
