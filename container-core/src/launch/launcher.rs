@@ -116,7 +116,7 @@ impl Drop for Reserved {
             self.0.changed.notify_all();
             drop(job);
             // Until it is home, or the next start would take another one.
-            drop(self.0.wait_while(|job| matches!(job, Job::Released)));
+            drop(self.0.wait_while(|job| matches!(job, Job::Released | Job::Running)));
         }
     }
 }
@@ -165,20 +165,19 @@ impl Launcher {
             let abroad = network && able.is_ok() && home.is_ok() && thread::unshare(NETWORK).is_ok();
             drop(self.wait_while(|job| matches!(job, Job::Reserved { .. })));
             let job = std::mem::replace(&mut *lock(&self.job), Job::Running);
-            let next = match job {
+            let (next, end) = match job {
                 Job::Wanted(ready, end) => {
                     let ready = if abroad { ready.without(NETWORK) } else { ready };
-                    let result = able.and_then(|()| ready.clone_now());
-                    // Before the result is told: whoever reads from the other end learns of a failure by its end.
-                    drop(end);
-                    Job::Done(result)
+                    (Job::Done(able.and_then(|()| ready.clone_now())), end)
                 }
-                _ => Job::Idle,
+                _ => (Job::Idle, None),
             };
             if abroad {
                 // At once, or the namespace would not end with the container.
                 able = home.and_then(|home| thread::set_namespace(home, NETWORK));
             }
+            // Now the caller goes on. Before the result is told: whoever reads from the other end learns of a failure by its end.
+            drop(end);
             self.spent.store(able.is_err(), Ordering::Relaxed);
             self.turn_to(next);
             if able.is_err() {
