@@ -130,6 +130,8 @@ impl ContainerBuilder {
             Some(granted) => (&granted.uids, &granted.gids),
             None => (&self.uid_mappings, &self.gid_mappings),
         };
+        crate::id_map::validate("linux.uidMappings", uids)?;
+        crate::id_map::validate("linux.gidMappings", gids)?;
         let own = |maps: &[IdMapping], id| {
             matches!(maps, [] | [IdMapping { size: 1, .. }]) && {
                 maps.first().is_none_or(|map| map.host_id == id)
