@@ -153,8 +153,12 @@ impl Launcher {
     fn live(&self, surroundings: Surroundings) {
         // For good: no signal of the program is to be handled here, and children start with all of them blocked.
         thread::block_signals();
-        // Before its name is out of sight.
+        // Before its name is out of sight. Who could not come back does not leave: going where one is takes the same right, over
+        // the namespace that owns this one.
         let home = fd::openat(fd::CWD, c"/proc/thread-self/ns/net", libc::O_RDONLY, 0);
+        let home = home.and_then(|home| {
+            thread::set_namespace(home, NETWORK).inspect_err(|_| fd::close(home)).map(|()| home)
+        });
         let mut able = settle(surroundings);
         loop {
             let network = match *self.wait_while(|job| matches!(job, Job::Idle | Job::Done(_))) {
