@@ -82,8 +82,8 @@ fn setting(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// The setting that refuses user namespaces to this user, with its file.
-pub(crate) fn user_namespace_obstacle() -> Option<(String, PathBuf)> {
+/// The setting of the host that refuses user namespaces, with its file.
+pub(crate) fn forbidding_setting() -> Option<(String, PathBuf)> {
     for (path, name, bad) in [
         ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "0"),
         ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0"),
@@ -96,6 +96,14 @@ pub(crate) fn user_namespace_obstacle() -> Option<(String, PathBuf)> {
         if setting(path).as_deref() == Some(bad) {
             return Some((format!("{name}={bad}"), path.into()));
         }
+    }
+    None
+}
+
+/// What refuses user namespaces to this program, with the file that says so.
+pub(crate) fn user_namespace_obstacle() -> Option<(String, PathBuf)> {
+    if let Some(forbidding) = forbidding_setting() {
+        return Some(forbidding);
     }
     if !Path::new("/proc/self/ns/user").exists() {
         return Some(("a kernel without CONFIG_USER_NS".to_owned(), "/proc/self/ns/user".into()));

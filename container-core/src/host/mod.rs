@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-pub(crate) use checks::user_namespace_obstacle;
+pub(crate) use checks::{forbidding_setting, user_namespace_obstacle};
 pub(crate) use procfs::covered_proc;
 
 /// What a host can do for containers of this program, as found by trying.

@@ -38,16 +38,21 @@ pub(super) fn write(pid: i32, maps: &Maps) -> Result<()> {
 
 /// The rights to map ids other than the own ones.
 fn may_map_all() -> bool {
-    const SETID: u64 = 1 << 6 | 1 << 7;
-    cred::capabilities().is_ok_and(|(effective, _)| effective & SETID == SETID)
+    const SETGID: u64 = 1 << 6;
+    const SETUID: u64 = 1 << 7;
+    holds(SETGID | SETUID)
+}
+
+/// Are all of these capabilities, one bit each, effective?
+fn holds(capabilities: u64) -> bool {
+    cred::capabilities().is_ok_and(|(effective, _)| effective & capabilities == capabilities)
 }
 
 /// The kernel lets nobody map the root of his own namespace without CAP_SETFCAP (Linux 5.12): root inside could make programs that
 /// have file capabilities outside.
 fn explain_root(error: Error, maps: &Maps) -> Error {
     const SETFCAP: u64 = 1 << 31;
-    let lacking = cred::capabilities().is_ok_and(|(effective, _)| effective & SETFCAP == 0);
-    if error.errno() == Some(libc::EPERM) && lacking && maps.uids.iter().any(|map| map.host_id == 0) {
+    if error.errno() == Some(libc::EPERM) && !holds(SETFCAP) && maps.uids.iter().any(|map| map.host_id == 0) {
         return Error::unsupported(
             "a user namespace that maps user 0 of the one this program is in",
             "it takes CAP_SETFCAP, which this program lacks: run it with that capability or as another user id",
@@ -175,21 +180,9 @@ pub(super) fn explain_clone(error: Error, plan: &Plan) -> Error {
     if plan.clone_flags & libc::CLONE_NEWUSER as u64 == 0 {
         return error;
     }
-    let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    for (path, name, bad) in [
-        ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0"),
-        ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "0"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "kernel.apparmor_restrict_unprivileged_userns",
-            "1",
-        ),
-    ] {
-        if read(path).as_deref() == Some(bad)
-            && matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES))
-        {
-            return Error::UserNamespacesForbidden { setting: format!("{name}={bad}"), file: path.into() };
-        }
+    let refused = matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES));
+    if let Some((setting, file)) = crate::host::forbidding_setting().filter(|_| refused) {
+        return Error::UserNamespacesForbidden { setting, file };
     }
     error
 }
