@@ -178,6 +178,18 @@ fn import(store: &Store, scratch: &Path) -> Image {
     store.import(layout, &ImportOptions::new()).unwrap().pop().unwrap()
 }
 
+/// With every backend that keeps directories: its name, a scratch directory, and in there a store with the image.
+fn on_each_backend(test: impl Fn(SnapshotKind, &Path, Store, Image)) {
+    for kind in [SnapshotKind::Copy, SnapshotKind::Overlay] {
+        let scratch = scratch();
+        if can_be(kind, scratch.path()) {
+            let store = open(&scratch.path().join("store"), kind);
+            let image = import(&store, scratch.path());
+            test(kind, scratch.path(), store, image);
+        }
+    }
+}
+
 /// What is left of the store's own scratch: nothing.
 fn assert_swept(store: &Store) {
     let left: Vec<_> =
@@ -188,13 +200,7 @@ fn assert_swept(store: &Store) {
 #[test]
 fn unpacked_files_have_the_owners_of_the_image() {
     let Some((inside, _)) = Inside::new() else { return };
-    for kind in [SnapshotKind::Copy, SnapshotKind::Overlay] {
-        let scratch = scratch();
-        if !can_be(kind, scratch.path()) {
-            continue;
-        }
-        let store = open(&scratch.path().join("store"), kind);
-        let image = import(&store, scratch.path());
+    on_each_backend(|kind, scratch, store, image| {
         let layer = store.prepare(&image, "one").unwrap();
         match layer.mount() {
             RootfsMount::Directory { source, .. } => {
@@ -210,13 +216,13 @@ fn unpacked_files_have_the_owners_of_the_image() {
                     })
                     .collect();
                 let (lower, upper, work) = (lower.join(":"), upper.display(), work.display());
-                fs::create_dir(scratch.path().join("root")).unwrap();
-                let script = scratch.path().join("script");
+                fs::create_dir(scratch.join("root")).unwrap();
+                let script = scratch.join("script");
                 fs::write(&script, format!("cd root\n{LIST}\n")).unwrap();
                 let mount = format!(
                     "unshare -m sh -ec 'mount -t overlay o -o lowerdir={lower},upperdir={upper},workdir={work},userxattr root; . ./script'"
                 );
-                assert_eq!(inside.run(scratch.path(), &mount), EXPECTED);
+                assert_eq!(inside.run(scratch, &mount), EXPECTED);
             }
             other => panic!("{other:?}"),
         }
@@ -230,8 +236,8 @@ fn unpacked_files_have_the_owners_of_the_image() {
         assert_eq!(collected.snapshots, 2);
         assert_swept(&store);
         store.destroy().unwrap();
-        assert!(!scratch.path().join("store").exists());
-    }
+        assert!(!scratch.join("store").exists());
+    });
 }
 
 /// What a process does that runs as somebody else than root.
@@ -246,13 +252,7 @@ mkdir tmp/sticky; chown 5:5 tmp/sticky; chmod 1777 tmp/sticky; touch tmp/sticky/
 #[test]
 fn what_others_wrote_is_measured_committed_and_removed() {
     let Some((inside, _)) = Inside::new() else { return };
-    for kind in [SnapshotKind::Overlay, SnapshotKind::Copy] {
-        let scratch = scratch();
-        if !can_be(kind, scratch.path()) {
-            continue;
-        }
-        let store = open(&scratch.path().join("store"), kind);
-        let image = import(&store, scratch.path());
+    on_each_backend(|kind, scratch, store, image| {
         let layer = store.prepare(&image, "one").unwrap();
         let root = match layer.mount() {
             RootfsMount::Directory { source, .. } => source.clone(),
@@ -293,8 +293,8 @@ fn what_others_wrote_is_measured_committed_and_removed() {
         layer.remove().unwrap();
         assert_swept(&store);
         store.destroy().unwrap();
-        assert!(!scratch.path().join("store").exists());
-    }
+        assert!(!scratch.join("store").exists());
+    });
 }
 
 #[test]

@@ -19,13 +19,12 @@ use crate::apply::settle::settle;
 use crate::apply::stage::{Sink, stage};
 use crate::apply::tree::{NodeId, NodeKind, Tree, flags};
 use crate::decode::{Ahead, run_ahead};
-use crate::diff::{Form, diff};
 use crate::erofs::{self, Content, Kind, Metadata, Writer, Xattrs};
 use crate::tar::{Extent, Reader};
 use crate::{Digest, Error, LowerLayer, Result, RootfsMount};
 
-use super::directory::{check_diff_id, open};
-use super::overlay::{lower, markers, mount, no_layers, prepare_upper};
+use super::directory::check_diff_id;
+use super::overlay::{diff_upper, lower, mount, no_layers, prepare_upper};
 use super::{Blob, DiffStats, Snapshotter};
 
 /// In the image files have the owners that the layer says; what containers write is like any other upper directory.
@@ -84,14 +83,7 @@ impl Snapshotter for Erofs {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| Ok(Box::new(content(&below, id)?) as Box<dyn Read>);
-        diff(
-            open(&writable.join("upper"))?,
-            Form::Upper(markers(&self.owners)),
-            &self.owners,
-            &below,
-            &content,
-            out,
-        )
+        diff_upper(writable, &self.owners, &below, &content, out)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::apply::merge::Merged;
 use crate::apply::metadata::{self, Ownership, open_directory};
 use crate::apply::place::{Markers, metadata_of};
 use crate::apply::tree::{NodeId, Tree};
-use crate::diff::{Form, diff};
+use crate::diff::{Content, Form, diff};
 use crate::{Error, LowerLayer, Result, RootfsMount};
 
 use super::directory::{new_root, open, open_content, settle_directory, stage_directory};
@@ -70,15 +70,19 @@ impl Snapshotter for Overlay {
     fn diff(&self, chain: &[PathBuf], writable: &Path, out: &mut dyn Write) -> Result<DiffStats> {
         let below = Merged::load(chain, CONTENT)?;
         let content = |id| open_content(&below, id);
-        diff(
-            open(&writable.join("upper"))?,
-            Form::Upper(markers(&self.owners)),
-            &self.owners,
-            &below,
-            &content,
-            out,
-        )
+        diff_upper(writable, &self.owners, &below, &content, out)
     }
+}
+
+/// What the upper directory of an overlay changes.
+pub(super) fn diff_upper(
+    writable: &Path,
+    owners: &Ownership,
+    below: &Merged,
+    content: Content<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffStats> {
+    diff(open(&writable.join("upper"))?, Form::Upper(markers(owners)), owners, below, content, out)
 }
 
 /// The upper and work directories of an overlay. The upper root is what the container sees as its root, so it gets the
