@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use container_core::cgroup::{Cgroup, CgroupPath, Hierarchy, Limits};
 use container_core::{
-    End, Error, MemoryShortage, Namespace, NamespaceKind, Resource, Signal, Stdio, Step, TimeLimit,
+    End, Error, MemoryShortage, Namespace, NamespaceKind, Resource, Signal, Stdio, TimeLimit,
 };
 use fixture::Root;
 
@@ -161,39 +161,13 @@ fn h19_what_cannot_be_executed_is_a_start_error() {
     if !fixture::containers() {
         return;
     }
-    use std::os::unix::fs::PermissionsExt;
     let root = Root::new();
-    let put = |name: &str, content: &[u8], mode: u32| {
-        let path = root.path().join("tmp").join(name);
-        std::fs::write(&path, content).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    put("no-x", b"#!/bin/sh\n", 0o644);
-    put("no-interpreter", b"#!/no/such/interpreter\n", 0o755);
-    put("empty", b"", 0o755);
-    put("foreign", &fixture::elf(0x1234, &[0; 16], None), 0o755);
-    put("no-loader", &fixture::elf(fixture::MACHINE, &[0; 16], Some("/no/such/loader")), 0o755);
     let container = root.command(&["sleep", "60"]).spawn().unwrap();
-    let check = |command: &str, errno: i32, missing: Option<&str>| {
+    for (command, errno, missing) in fixture::not_executable(&root) {
         // Its own command, and one more process in a running container.
         let own = root.command(&[command]).spawn().map(drop);
         for started in [own, container.exec([command]).output().map(drop)] {
-            let error = started.expect_err(command);
-            assert_eq!(
-                (error.step(), error.errno()),
-                (Some(Step::Exec), Some(errno)),
-                "{command}: {error:?}"
-            );
-            let Error::Exec { path, interpreter, .. } = error else { panic!("{command}: {error:?}") };
-            assert!(path.ends_with(command.trim_start_matches('/')), "{path:?}");
-            assert_eq!(interpreter.as_deref(), missing.map(std::path::Path::new), "{command}");
+            fixture::assert_not_executed(started, command, errno, missing);
         }
-    };
-    check("no-such-command", libc::ENOENT, None);
-    check("/tmp/no-x", libc::EACCES, None);
-    check("/tmp", libc::EACCES, None);
-    check("/tmp/no-interpreter", libc::ENOENT, Some("/no/such/interpreter"));
-    check("/tmp/empty", libc::ENOEXEC, None);
-    check("/tmp/foreign", libc::ENOEXEC, None);
-    check("/tmp/no-loader", libc::ENOENT, Some("/no/such/loader"));
+    }
 }

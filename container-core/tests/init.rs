@@ -177,29 +177,11 @@ fn what_cannot_be_executed_is_still_a_start_error() {
         return;
     }
     let root = Root::new();
-    fixture::executable(&root, "tmp/empty", b"");
-    fixture::executable(&root, "tmp/no-interpreter", b"#!/no/such/interpreter\n");
-    let no_loader = fixture::elf(fixture::MACHINE, &[0; 16], Some("/no/such/loader"));
-    fixture::executable(&root, "tmp/no-loader", &no_loader);
-    for (command, errno, missing) in [
-        ("no-such-command", libc::ENOENT, None),
-        ("/tmp", libc::EACCES, None),
-        ("/tmp/empty", libc::ENOEXEC, None),
-        ("/tmp/no-interpreter", libc::ENOENT, Some("/no/such/interpreter")),
-        ("/tmp/no-loader", libc::ENOENT, Some("/no/such/loader")),
-    ] {
+    for (command, errno, missing) in fixture::not_executable(&root) {
         let builder = root.command(&[command]).init(true);
         let started = || builder.create().and_then(container_core::Created::start).map(drop);
         for result in [builder.spawn().map(drop), started()] {
-            let error = result.expect_err(command);
-            assert_eq!(
-                (error.step(), error.errno()),
-                (Some(Step::Exec), Some(errno)),
-                "{command}: {error:?}"
-            );
-            let Error::Exec { path, interpreter, .. } = error else { panic!("{command}: {error:?}") };
-            assert!(path.ends_with(command.trim_start_matches('/')), "{path:?}");
-            assert_eq!(interpreter.as_deref(), missing.map(std::path::Path::new), "{command}");
+            fixture::assert_not_executed(result, command, errno, missing);
         }
     }
     // It has to be process 1.
