@@ -222,6 +222,8 @@ fn is_trusted() -> bool {
 }
 
 fn in_initial_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+    use std::os::unix::fs::MetadataExt;
+    // Fixed since Linux 3.8 (PROC_USER_INIT_INO): a map of all ids to themselves may be that of another namespace.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| namespace.ino() == INITIAL)
 }
