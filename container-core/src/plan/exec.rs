@@ -1,5 +1,6 @@
 //! One more process of a running container.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use oci_spec::runtime::{Hook, Process, Spec};
@@ -30,18 +31,17 @@ pub(crate) fn start_hooks(container: &Spec, extras: &Extras, facts: &Facts) -> R
     let hooks = container.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
     let (Some(hooks), Some(command)) = (hooks, container.process()) else { return Ok(Vec::new()) };
     let lowered = hooks.iter().map(|hook| {
-        let path = hook.path().to_string_lossy().into_owned();
         let mut process = command.clone();
-        process.set_args(Some(match hook.args().as_ref().filter(|args| !args.is_empty()) {
-            Some(args) => args.clone(),
-            None => vec![path],
-        }));
+        let mut extras = extras.clone();
         process.set_terminal(Some(false));
         if hook.env().is_some() {
             process.set_env(hook.env().clone());
+            extras.env = None;
         }
-        let mut plan = joining(&process, container, extras, facts)?;
+        let mut plan = joining(&process, container, &extras, facts)?;
+        plan.program.argv = argv(hook)?;
         plan.program.candidates = vec![c_string("hooks.path", hook.path().as_os_str())?];
+        plan.services.command = plan.program.argv[0].clone();
         Ok(StartHook { hook: hook.clone(), plan })
     });
     lowered.collect()
@@ -107,7 +107,6 @@ fn joining(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) 
     let mut program = super::program::command(process, container, extras)?;
     program.keeps_name = false;
     services.command = program.argv[0].clone();
-    services.environment = program.env.clone();
     Ok(Plan {
         inside,
         slots,
@@ -119,15 +118,20 @@ fn joining(process: &Process, container: &Spec, extras: &Extras, facts: &Facts) 
     })
 }
 
+/// What a hook gets as arguments: its own, the first of which is the name; its path where it has none.
+fn argv(hook: &Hook) -> Result<Vec<CString>> {
+    match hook.args().as_ref().filter(|args| !args.is_empty()) {
+        Some(args) => args.iter().map(|word| c_string("hooks", word)).collect(),
+        None => Ok(vec![c_string("hooks.path", hook.path().as_os_str())?]),
+    }
+}
+
 /// A createContainer hook: it runs in the container's namespaces, as their root. The root of the mount namespace is still that of the
 /// host's tree, where its path is found, with the container's tree mounted at `root`.
 pub(crate) fn hook(hook: &Hook, kinds: u64, root: &Path) -> Result<Plan> {
     let strings = |list: &Vec<String>| list.iter().map(|s| c_string("hooks", s)).collect::<Result<Vec<_>>>();
     let path = c_string("hooks.path", hook.path().as_os_str())?;
-    let argv = match hook.args().as_ref().filter(|args| !args.is_empty()) {
-        Some(args) => strings(args)?,
-        None => vec![path.clone()],
-    };
+    let argv = argv(hook)?;
     let env = hook.env().as_ref().map(strings).transpose()?.unwrap_or_default();
     let user = kinds & super::namespaces::USER != 0;
     let mut inside = vec![
@@ -158,4 +162,29 @@ fn cpu_affinity(list: Option<&String>, inside: &mut Vec<Operation>) -> Result<()
         inside.push(Operation::CpuAffinity { mask, text: list.clone() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{HookBuilder, HooksBuilder, ProcessBuilder, SpecBuilder};
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn words_of_the_command_that_are_no_text_are_not_the_hooks() {
+        let hook =
+            HookBuilder::default().path("/bin/hook").args(["hook".to_owned()]).env(["A=hook".to_owned()]);
+        let hooks = HooksBuilder::default().start_container([hook.build().unwrap()]).build().unwrap();
+        let process = ProcessBuilder::default().cwd("/").args(["command".to_owned()]).build().unwrap();
+        let spec = SpecBuilder::default().process(process).hooks(hooks).build().unwrap();
+        let mut extras = Extras::new("test");
+        let odd = |bytes: &[u8]| vec![std::ffi::OsString::from_vec(bytes.to_vec())];
+        (extras.args, extras.env) = (Some(odd(b"\xff")), Some(odd(b"B=\xff")));
+        let hooks = start_hooks(&spec, &extras, &Facts::assumed(true)).unwrap();
+        let plan = &hooks[0].plan;
+        assert_eq!(plan.program.argv, [c"hook".to_owned()]);
+        assert_eq!(plan.program.candidates, [c"/bin/hook".to_owned()]);
+        assert_eq!(plan.program.env, [c"A=hook".to_owned()]);
+        assert_eq!(plan.services.command, c"hook".to_owned());
+    }
 }

@@ -34,7 +34,7 @@ pub(super) fn command(process: &Process, spec: &Spec, extras: &Extras) -> Result
     let Some(command) = args.first().filter(|command| !command.is_empty()).cloned() else {
         return Err(Error::invalid("process.args", "there is no command"));
     };
-    let env = environment(Some(process), extras)?;
+    let env = environment(process, extras)?;
     let path = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
     Ok(Program {
         candidates: candidates(&command, path)?,
@@ -50,12 +50,8 @@ fn strings(list: &Option<Vec<String>>) -> Vec<OsString> {
 }
 
 /// The environment: every name once, the last one wins.
-pub(super) fn environment(process: Option<&Process>, extras: &Extras) -> Result<Vec<CString>> {
-    let given = match (&extras.env, process) {
-        (Some(env), _) => env.clone(),
-        (None, Some(process)) => strings(process.env()),
-        (None, None) => Vec::new(),
-    };
+fn environment(process: &Process, extras: &Extras) -> Result<Vec<CString>> {
+    let given = extras.env.clone().unwrap_or_else(|| strings(process.env()));
     let mut env: Vec<CString> = Vec::new();
     for entry in &given {
         let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();

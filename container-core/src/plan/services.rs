@@ -26,8 +26,6 @@ pub(crate) struct Services {
     pub(crate) listener: Option<Listener>,
     /// Network devices of the host with the names they get inside.
     pub(crate) network_devices: Vec<(String, String)>,
-    /// The command's environment, which hooks inside share.
-    pub(crate) environment: Vec<CString>,
     /// The first word of the command, for errors.
     pub(crate) command: CString,
 }
@@ -82,7 +80,6 @@ impl Services {
             kinds: namespaces.kinds(),
             user: extras.user.clone(),
             listener: process::listener(spec)?,
-            environment: super::program::environment(spec.process().as_ref(), extras)?,
             ..Self::default()
         })
     }
