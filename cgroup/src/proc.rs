@@ -11,9 +11,9 @@ use crate::controller::{Controller, Controllers, Version};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountLine {
     pub(crate) version: Version,
-    /// `major:minor` of the superblock: the identity of the hierarchy.
     /// The kernel's number of the mount.
     pub(crate) id: u64,
+    /// `major:minor` of the superblock: the identity of the hierarchy.
     pub(crate) device: (u32, u32),
     /// Which directory of the hierarchy is mounted, as the caller's cgroup namespace sees it.
     pub(crate) root: String,

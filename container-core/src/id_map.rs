@@ -105,6 +105,14 @@ pub(crate) fn to_host(mappings: &[IdMapping], id: u32) -> Option<u32> {
         .map(|m| m.host_id + (id - m.container_id))
 }
 
+/// The container id that host id `id` is seen as.
+pub(crate) fn to_container(mappings: &[IdMapping], id: u32) -> Option<u32> {
+    mappings
+        .iter()
+        .find(|m| id >= m.host_id && id - m.host_id < m.size)
+        .map(|m| m.container_id + (id - m.host_id))
+}
+
 /// A range of subordinate ids granted to a user, one line of `/etc/subuid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubordinateRange {

@@ -200,7 +200,8 @@ fn stat(directory: &OwnedFd, name: &OsString) -> rustix::io::Result<Option<Stat>
     }
 }
 
-fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+/// The names in a directory.
+pub(super) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in reach::entries(directory.as_fd())? {
         let entry = entry?;

@@ -9,14 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::reach::{self, Reach};
 use super::{Container, Process};
 use crate::error::{Error, Result};
-use crate::id_map::IdMapping;
+use crate::id_map;
+use crate::plan::Maps;
 
 /// A descriptor of a process's root directory, which keeps it mounted; `None` when the process has ended or may not be looked
 /// into.
@@ -161,14 +161,14 @@ impl Container {
         let path = path.as_ref();
         let root = self.root()?;
         let _reach = Reach::keep();
-        let owners = Owners::of(&self.core.spec);
+        let maps = Maps::of(&self.core.spec);
         let mut archive = tar::Builder::new(out);
         archive.follow_symlinks(false);
         let name = match path.components().next_back() {
             Some(Component::Normal(name)) => PathBuf::from(name),
             _ => PathBuf::from("."),
         };
-        archive_tree(root, path, &name, &owners, &mut archive)?;
+        archive_tree(root, path, &name, &maps, &mut archive)?;
         archive.finish().map_err(|e| Error::io("write", "archive", e))
     }
 
@@ -266,33 +266,11 @@ fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> rusti
     crate::sys::fd::look_up(Errno::AGAIN, attempt)
 }
 
-/// Ids as they are seen inside of the container.
-struct Owners {
-    uids: Vec<IdMapping>,
-    gids: Vec<IdMapping>,
-}
-
-impl Owners {
-    fn of(spec: &Spec) -> Self {
-        let linux = spec.linux().as_ref();
-        let maps = |list: Option<&Vec<_>>| list.into_iter().flatten().map(IdMapping::from).collect();
-        Self {
-            uids: maps(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-            gids: maps(linux.and_then(|linux| linux.gid_mappings().as_ref())),
-        }
-    }
-
-    fn inside(maps: &[IdMapping], id: u32) -> u32 {
-        let map = maps.iter().find(|map| id >= map.host_id && id - map.host_id < map.size);
-        map.map_or(id, |map| map.container_id + (id - map.host_id))
-    }
-}
-
 fn archive_tree<W: Write>(
     root: BorrowedFd<'_>,
     path: &Path,
     name: &Path,
-    owners: &Owners,
+    maps: &Maps,
     archive: &mut tar::Builder<W>,
 ) -> Result<()> {
     // The object itself, not what a link in its last place points to.
@@ -301,8 +279,9 @@ fn archive_tree<W: Write>(
     let stat = rustix::fs::fstat(&object).map_err(|e| Error::io("stat", path, e))?;
     let mut header = tar::Header::new_gnu();
     header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(Owners::inside(&owners.uids, stat.st_uid).into());
-    header.set_gid(Owners::inside(&owners.gids, stat.st_gid).into());
+    // As they are seen inside of the container.
+    header.set_uid(id_map::to_container(&maps.uids, stat.st_uid).unwrap_or(stat.st_uid).into());
+    header.set_gid(id_map::to_container(&maps.gids, stat.st_gid).unwrap_or(stat.st_gid).into());
     header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
     header.set_size(0);
     let written = |e: io::Error| Error::io("archive", path, e);
@@ -321,17 +300,10 @@ fn archive_tree<W: Write>(
             archive.append_data(&mut header, name, io::empty()).map_err(written)?;
             let list = open_in(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0)
                 .map_err(|e| Error::io("open", path, e))?;
-            let mut names = Vec::new();
-            for entry in reach::entries(list.as_fd()).map_err(|e| Error::io("read", path, e))? {
-                let entry = entry.map_err(|e| Error::io("read", path, e))?;
-                let bytes = entry.file_name().to_bytes();
-                if bytes != b"." && bytes != b".." {
-                    names.push(std::ffi::OsStr::from_bytes(bytes).to_owned());
-                }
-            }
+            let mut names = super::changes::names(&list).map_err(|e| Error::io("read", path, e))?;
             names.sort();
             for child in names {
-                match archive_tree(root, &path.join(&child), &name.join(&child), owners, archive) {
+                match archive_tree(root, &path.join(&child), &name.join(&child), maps, archive) {
                     // Gone since it was listed.
                     Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
                     other => other?,

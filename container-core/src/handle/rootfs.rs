@@ -5,7 +5,7 @@ use crate::builder::{ContainerBuilder, Root};
 use crate::error::{Error, Result};
 #[cfg(feature = "images")]
 use crate::id_map::IdMapping;
-use crate::plan::Rootfs;
+use crate::plan::{Facts, Rootfs};
 
 /// The root file system of a container, held for as long as it is in use.
 #[derive(Debug, Default)]
@@ -69,15 +69,17 @@ impl ContainerBuilder {
     }
 
     /// The root file system of an image: a writable layer of the store, or a view of it for containers that do not write there.
-    pub(super) fn hold_rootfs(&self, id: &str, resources: &mut Resources) -> Result<(Option<Rootfs>, i32)> {
+    pub(super) fn hold_rootfs(
+        &self,
+        id: &str,
+        facts: &Facts,
+        resources: &mut Resources,
+    ) -> Result<(Option<Rootfs>, i32)> {
         match &self.root {
             #[cfg(feature = "images")]
             Root::Image(store, image) => {
                 let failed = |e: image_layers::Error| Error::Image(Box::new(e));
-                let store = &match self.owners(store, &image.config().user)? {
-                    Some(owners) => store.with_owners(owners),
-                    None => store.clone(),
-                };
+                let store = self.store_for(store, image, facts)?;
                 let stop =
                     image.config().stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
                 let mount = if self.read_only || self.has_own_layer() {
@@ -99,7 +101,7 @@ impl ContainerBuilder {
                 Ok((Some(rootfs), stop))
             }
             other => {
-                let _ = (id, resources);
+                let _ = (id, facts, resources);
                 if let Root::Directory(path) = other {
                     let kind = std::fs::metadata(path).map_err(|e| Error::io("use as root", path, e))?;
                     if !kind.is_dir() {
@@ -111,22 +113,34 @@ impl ContainerBuilder {
         }
     }
 
+    /// The store as it has to unpack an image for this container.
+    #[cfg(feature = "images")]
+    pub(super) fn store_for(
+        &self,
+        store: &image_layers::Store,
+        image: &image_layers::Image,
+        facts: &Facts,
+    ) -> Result<image_layers::Store> {
+        let owners = self.owners(store, &image.config().user, facts)?;
+        Ok(owners.map_or_else(|| store.clone(), |owners| store.with_owners(owners)))
+    }
+
     /// Whom the files of an image belong to on the disk, so that its owners are seen inside. `None`: whom the store thinks best,
     /// for callers who can give files to anybody and start containers without a user namespace.
     #[cfg(feature = "images")]
-    pub(super) fn owners(
+    fn owners(
         &self,
         store: &image_layers::Store,
         image_user: &str,
+        facts: &Facts,
     ) -> Result<Option<image_layers::Owners>> {
         use image_layers::{IdMaps, IdRange, Owners, SnapshotKind};
-        let facts = super::start::facts()?;
         // In EROFS images every file has its true owner.
         if facts.uid == 0 && (self.uid_mappings.is_empty() || store.backend() == SnapshotKind::Erofs) {
             return Ok(None);
         }
         let wanted = self.user.as_deref().unwrap_or(image_user);
-        let (uids, gids) = match self.granted(wanted, &facts)? {
+        let (uids, gids) = match self.granted(wanted, facts)? {
             Some(granted) => (&granted.uids, &granted.gids),
             None => (&self.uid_mappings, &self.gid_mappings),
         };

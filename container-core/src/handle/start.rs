@@ -60,8 +60,7 @@ impl ContainerBuilder {
         let (rootfs, _view) = match &self.root {
             #[cfg(feature = "images")]
             Root::Image(store, image) => {
-                let owners = self.owners(store, &image.config().user)?;
-                let store = owners.map_or_else(|| store.clone(), |owners| store.with_owners(owners));
+                let store = self.store_for(store, image, &facts)?;
                 let view = store.view(image).map_err(|e| Error::Image(Box::new(e)))?;
                 (Some(Rootfs::try_from(view.mount().clone())?), Held::View(view))
             }
@@ -183,7 +182,7 @@ impl ContainerBuilder {
         facts: &Facts,
         resources: &mut Resources,
     ) -> Result<(Description, Plan, Ends, i32)> {
-        let (rootfs, stop_signal) = self.hold_rootfs(id, resources)?;
+        let (rootfs, stop_signal) = self.hold_rootfs(id, facts, resources)?;
         let mut description = self.describe(id, rootfs, facts)?;
         if let Some(size) = self.disk_layer() {
             if !facts.privileged {

@@ -39,11 +39,13 @@ pub(super) fn probe() -> Result<Host> {
     let containers = match (&kernel_verdict, user_namespaces.obstacle()) {
         (Verdict::Missing(why), _) => no(why.clone()),
         (_, Some(why)) if !facts.sets_up(true) => no(why),
-        // Where it starts them from, nothing of /proc is covered.
-        _ if facts.privileged && facts.sets_up(true) => yes("with the rights of this program"),
-        _ if facts.privileged => yes("in user namespaces"),
-        _ if facts.sets_up(true) => own_proc("with the rights of this program in its user namespace", 0),
-        _ => own_proc("in user namespaces", libc::CLONE_NEWUSER),
+        _ => match (facts.privileged, facts.sets_up(true)) {
+            // Where it starts them from, nothing of /proc is covered.
+            (true, true) => yes("with the rights of this program"),
+            (true, false) => yes("in user namespaces"),
+            (false, true) => own_proc("with the rights of this program in its user namespace", 0),
+            (false, false) => own_proc("in user namespaces", libc::CLONE_NEWUSER),
+        },
     };
     let overlay = overlay(&file_systems, facts.privileged, version, &user_namespaces);
     let mut verdicts = vec![

@@ -157,10 +157,11 @@ pub(crate) fn explain_user_namespaces(error: Error) -> Error {
         error.errno(),
         Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS | libc::EINVAL | libc::ENOSYS)
     );
-    match (&error, user_namespace_obstacle()) {
-        (Error::Setup { .. }, Some((setting, file))) if refusal => {
-            Error::UserNamespacesForbidden { setting, file }
-        }
-        _ => error,
+    if refusal
+        && matches!(error, Error::Setup { .. })
+        && let Some((setting, file)) = user_namespace_obstacle()
+    {
+        return Error::UserNamespacesForbidden { setting, file };
     }
+    error
 }

@@ -3,6 +3,7 @@
 use crate::sys::fd;
 use crate::sys::init_program::{self, SharedParameters};
 use crate::sys::raw::Sys;
+use crate::sys::thread;
 
 use super::child::{Context, Done, Failure};
 use super::{program, protocol};
@@ -62,7 +63,7 @@ fn hand_over(context: &Context) -> Sys<()> {
     for kept in [context.channel, context.command.file, init.status] {
         fd::install(kept, kept)?;
     }
-    init_program::block_all_signals()
+    thread::block_all_signals()
 }
 
 /// Becomes the init. Returns only on failure.

@@ -181,7 +181,7 @@ pub(super) fn explain_clone(error: Error, plan: &Plan) -> Error {
         return error;
     }
     let refused = matches!(error.errno(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES));
-    if let Some((setting, file)) = crate::host::forbidding_setting().filter(|_| refused) {
+    if refused && let Some((setting, file)) = crate::host::forbidding_setting() {
         return Error::UserNamespacesForbidden { setting, file };
     }
     error

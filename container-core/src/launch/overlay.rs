@@ -161,9 +161,8 @@ fn create_by_mount(overlay: &Overlay, opened: &Opened) -> Result<i32, Failure> {
             Some(0) => b",upperdir=",
             Some(_) => b",workdir=",
         };
-        let mut name = [0u8; 32];
-        let name = descriptor_path(*fd, &mut name).to_bytes();
-        let digits = name.get(DESCRIPTORS.to_bytes().len() + 1..).unwrap_or_default();
+        let mut name = [0u8; 10];
+        let digits = decimal(*fd, &mut name);
         options.push(key).and_then(|()| options.push(digits)).map_err(|errno| at_layer(errno, index))?;
     }
     if overlay.userxattr {
@@ -311,8 +310,15 @@ fn erofs(file: &CStr) -> Sys<i32> {
 
 /// `/proc/self/fd/N`, written without an allocation.
 fn descriptor_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
-    const PREFIX: &[u8] = b"/proc/self/fd/";
     let mut digits = [0u8; 10];
+    let path = DESCRIPTORS.to_bytes().iter().chain(b"/").chain(decimal(fd, &mut digits)).chain(&[0]);
+    for (to, from) in buffer.iter_mut().zip(path) {
+        *to = *from;
+    }
+    CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
+}
+
+fn decimal(fd: i32, digits: &mut [u8; 10]) -> &[u8] {
     let mut rest = fd.unsigned_abs();
     let mut start = digits.len();
     for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -323,11 +329,7 @@ fn descriptor_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
             break;
         }
     }
-    let digits = digits.get(start..).unwrap_or_default();
-    for (to, from) in buffer.iter_mut().zip(PREFIX.iter().chain(digits).chain(&[0])) {
-        *to = *from;
-    }
-    CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
+    digits.get(start..).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -255,14 +255,19 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> Result<i32> {
     pid.ok_or_else(|| Error::io("find the process in", &path, std::io::ErrorKind::InvalidData))
 }
 
-/// Waits for the end of our own child and takes its status away.
-pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
+/// Waits for our own children, whatever signals come meanwhile.
+fn wait(of: WaitId<'_>, options: WaitIdOptions) -> Option<WaitIdStatus> {
     loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+        match rustix::process::waitid(of.clone(), options) {
             Err(rustix::io::Errno::INTR) => {}
             other => return other.ok().flatten(),
         }
     }
+}
+
+/// Waits for the end of our own child and takes its status away.
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
+    wait(WaitId::PidFd(pidfd), WaitIdOptions::EXITED)
 }
 
 /// Kills our own child and reaps it.
@@ -275,19 +280,14 @@ pub(super) fn put_down(pidfd: BorrowedFd<'_>) -> Option<WaitIdStatus> {
 /// child leads. A group keeps its number as long as somebody, dead or alive, is in it, and the child is in it till the last.
 pub(super) fn put_down_group(pidfd: BorrowedFd<'_>, group: i32) -> Option<WaitIdStatus> {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-    let ended =
-        || rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-    while matches!(ended(), Err(rustix::io::Errno::INTR)) {}
+    let _ = wait(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
     let Some(group) = rustix::process::Pid::from_raw(group) else { return reap(pidfd) };
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
     // Whichever of the two comes first, the other one is left for the second turn.
     let mut own = None;
     for _ in 0..2 {
-        match rustix::process::waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED) {
-            Ok(Some(status)) if own.is_none() => own = Some(status),
-            Err(rustix::io::Errno::INTR) | Ok(_) => {}
-            Err(_) => break,
-        }
+        let ended = wait(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED);
+        own = own.or(ended);
     }
     own.or_else(|| reap(pidfd))
 }

@@ -43,9 +43,7 @@ impl Shield {
             let _ = cred::set_dumpable(1);
         }
     }
-}
 
-impl Shield {
     /// Is more than one launch under way?
     pub(super) fn is_shared() -> bool {
         LAUNCHES.lock().unwrap_or_else(PoisonError::into_inner).running > 1

@@ -17,7 +17,7 @@ pub(super) fn container(spec: &Spec, extras: &Extras, facts: &Facts) -> Result<P
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "there is none"))?;
     let mut services = Services::of(spec, extras, &namespaces)?;
     services.hooks.start_container = super::exec::start_hooks(spec, extras, facts)?;
-    let hooks = services.hooks.clone();
+    let hooks = &services.hooks;
 
     // A hook of createContainer resolves its path in the host's tree, but runs in the container's mount namespace: that one
     // must have the host's tree then. So must a caller that may not mount: it has no other tree to open sources in.

@@ -385,8 +385,7 @@ impl Mounts<'_> {
     }
 
     fn drop_unmapped_group(&self, data: &mut Vec<(CString, Option<CString>)>) {
-        let present = self.facts.ids.as_ref().filter(|_| !self.namespaces.has_user());
-        let Some(maps) = self.namespaces.maps.as_ref().or(present) else { return };
+        let Some(maps) = self.namespaces.ids(self.facts) else { return };
         data.retain(|(key, value)| {
             let gid = value.as_ref().and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
             key.as_c_str() != c"gid"

@@ -4,9 +4,9 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::c_string;
 use super::operation::Slot;
 use super::phrases::namespace_names;
+use super::{Facts, c_string};
 use crate::error::{Error, Result};
 use crate::id_map::{self, IdMapping};
 
@@ -27,6 +27,16 @@ pub(crate) struct Maps {
 }
 
 impl Maps {
+    /// Those of the spec, with nothing in them where it has none.
+    pub(crate) fn of(spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let list = |list: Option<&Vec<_>>| list.into_iter().flatten().map(IdMapping::from).collect();
+        Self {
+            uids: list(linux.and_then(|l| l.uid_mappings().as_ref())),
+            gids: list(linux.and_then(|l| l.gid_mappings().as_ref())),
+        }
+    }
+
     pub(crate) fn has_root(&self) -> bool {
         id_map::to_host(&self.uids, 0).is_some() && id_map::to_host(&self.gids, 0).is_some()
     }
@@ -63,6 +73,12 @@ pub(crate) fn flag(kind: LinuxNamespaceType) -> u64 {
 }
 
 impl Namespaces {
+    /// The ids that there are inside: those of a new user namespace, or where there is none of its own, the caller's. `None`:
+    /// all, or it is not known.
+    pub(super) fn ids<'a>(&'a self, facts: &'a Facts) -> Option<&'a Maps> {
+        self.maps.as_ref().or(facts.ids.as_ref().filter(|_| !self.has_user()))
+    }
+
     /// Reads them from the spec; joined ones get slots from `next`.
     pub(crate) fn from_spec(spec: &Spec, next: &mut Slot) -> Result<Self> {
         let mut out = Self::default();
@@ -90,9 +106,7 @@ impl Namespaces {
                 }
             }
         }
-        let map = |list: Option<&Vec<_>>| list.into_iter().flatten().map(IdMapping::from).collect::<Vec<_>>();
-        let uids = map(linux.and_then(|l| l.uid_mappings().as_ref()));
-        let gids = map(linux.and_then(|l| l.gid_mappings().as_ref()));
+        let Maps { uids, gids } = Maps::of(spec);
         if out.new & USER != 0 {
             id_map::validate("linux.uidMappings", &uids)?;
             id_map::validate("linux.gidMappings", &gids)?;

@@ -118,8 +118,7 @@ pub(super) fn lower(input: &Input<'_>, inside: &mut Vec<Operation>) -> Result<()
                 "/proc/self/setgroups says deny, or the user namespace has a single id; use subordinate ids (newgidmap, /etc/subgid)",
             ));
         }
-        let present = facts.ids.as_ref().filter(|_| !namespaces.has_user());
-        let maps = namespaces.maps.as_ref().or(present);
+        let maps = namespaces.ids(facts);
         for (field, id, maps) in [
             ("process.user.uid", user.uid(), maps.map(|maps| &maps.uids)),
             ("process.user.gid", user.gid(), maps.map(|maps| &maps.gids)),
@@ -224,14 +223,15 @@ fn init(input: &Input<'_>) -> Result<Operation> {
     if !allows_execveat(Some(profile)) {
         refused.push("execveat");
     }
+    let profile = crate::seccomp::Permits::of(profile)?;
     for (name, arguments) in crate::sys::init_program::CALLS {
-        if !crate::seccomp::permits(profile, name, &arguments)? {
+        if !profile.permits(name, &arguments) {
             refused.push(name);
         }
     }
     if refused.is_empty() {
         // It only gives up early what the command has given up.
-        let close_all = crate::seccomp::permits(profile, "close_range", &[0; 6])?;
+        let close_all = profile.permits("close_range", &[0; 6]);
         return Ok(Operation::Init { close_all });
     }
     Err(Error::unsupported(

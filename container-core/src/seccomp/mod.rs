@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
-pub(crate) use permits::permits;
+pub(crate) use permits::Permits;
 pub use profile::default_profile;
 
 use crate::error::{Error, Result};

@@ -47,9 +47,12 @@ pub(crate) fn reset_signals() {
 /// Blocks all signals of the calling thread but those that the C library sends its own threads (32 to 34): with them it changes
 /// credentials in all of them, and waits until each has.
 pub(crate) fn block_signals() {
-    let all = !(0b111u64 << 31);
-    // SAFETY: the mask is 8 bytes.
-    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, 0, 8) };
+    let _ = set_blocked(!(0b111 << 31));
+}
+
+/// Blocks really all signals: those for an init with default actions are lost unless they are blocked.
+pub(crate) fn block_all_signals() -> Sys<()> {
+    set_blocked(u64::MAX)
 }
 
 /// A descriptor that has something to read when somebody asks this process to end, instead of the signal's own action: the first
@@ -58,18 +61,20 @@ pub(crate) fn ending_signals() -> Sys<i32> {
     let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP]
         .iter()
         .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
-    // SAFETY: the mask is 8 bytes and lives across both calls.
-    unsafe {
-        syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, 8)?;
-        Ok(syscall!(libc::SYS_signalfd4, -1i32, &raw const mask, 8, libc::SFD_CLOEXEC)? as i32)
-    }
+    set_blocked(mask)?;
+    // SAFETY: the mask is 8 bytes and lives across the call.
+    Ok(unsafe { syscall!(libc::SYS_signalfd4, -1i32, &raw const mask, 8, libc::SFD_CLOEXEC) }? as i32)
 }
 
 /// Blocks no signal.
 pub(crate) fn unblock_signals() {
-    let none = 0u64;
-    // SAFETY: the mask is 8 bytes.
-    let _ = unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, 8) };
+    let _ = set_blocked(0);
+}
+
+/// Blocks the signals of a mask, one bit each from 1 on, and no other.
+fn set_blocked(mask: u64) -> Sys<()> {
+    // SAFETY: the mask is 8 bytes and lives across the call.
+    unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, 8) }.map(drop)
 }
 
 pub(crate) fn set_session() -> Sys<()> {

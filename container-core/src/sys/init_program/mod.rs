@@ -265,10 +265,3 @@ pub(crate) fn seal(file: i32) -> Sys<()> {
         other => other.map(drop),
     }
 }
-
-/// Blocks all signals: those for an init with default actions are lost unless they are blocked.
-pub(crate) fn block_all_signals() -> Sys<()> {
-    let all = u64::MAX;
-    // SAFETY: the mask is 8 bytes.
-    unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, 0, 8) }.map(drop)
-}
