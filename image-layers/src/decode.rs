@@ -94,7 +94,7 @@ impl<R: Read> Decoder<R> {
     /// The members that ended since the last call, if their checksums are for the caller to check.
     pub(crate) fn take_checksums(&mut self) -> Option<Vec<Checksum>> {
         match &mut self.format {
-            Some(Format::Gzip(gzip)) if self.deferring => Some(gzip.take_checksums()),
+            Some(Format::Gzip(gzip)) => gzip.take_checksums(),
             _ => None,
         }
     }

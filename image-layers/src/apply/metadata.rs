@@ -43,6 +43,10 @@ impl Ownership {
         self.root
     }
 
+    pub(crate) fn is_caller(&self, uid: u32) -> bool {
+        uid == self.uid
+    }
+
     pub(crate) fn is_mapped(&self) -> bool {
         self.maps.is_some()
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use crate::owners::reach::{self, Reach};
+use crate::owners::reach;
 use crate::{Error, Result};
 
 use super::metadata::{Ownership, failed};
@@ -26,7 +26,6 @@ pub(crate) fn lay_onto(
     owners: &Ownership,
     umask_is_zero: bool,
 ) -> Result<()> {
-    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     let mut from = Directory::new(from, &writers, owners, umask_is_zero);
     let mut onto = Directory::new(onto, &writers, owners, umask_is_zero);

@@ -11,13 +11,17 @@ use crate::owners::reach::{self, Reach};
 
 use super::metadata::open_directory;
 
+/// The directory that a path is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Removes `path` with all below it; nothing is followed, and it is no error if it is not there.
 pub(crate) fn remove_tree(path: &Path) -> crate::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Some(name) = path.file_name() else { return Ok(()) };
     let _reach = Reach::keep();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let removed = rustix::fs::open(parent, flags, Mode::empty())
+    let removed = rustix::fs::open(parent(path), flags, Mode::empty())
         .and_then(|dir| remove_at(dir.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)));
     match removed {
         Err(Errno::NOENT) => Ok(()),

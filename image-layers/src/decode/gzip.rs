@@ -84,8 +84,8 @@ impl Gzip {
         self.deferred.as_ref().is_some_and(|deferred| deferred.len() >= DEFERRED)
     }
 
-    pub(super) fn take_checksums(&mut self) -> Vec<Checksum> {
-        self.deferred.as_mut().map(std::mem::take).unwrap_or_default()
+    pub(super) fn take_checksums(&mut self) -> Option<Vec<Checksum>> {
+        self.deferred.as_mut().map(std::mem::take)
     }
 
     /// Some more bytes; 0 only at the end.

@@ -10,7 +10,7 @@ use crate::owners::reach;
 use crate::tar::{Timestamp, Xattrs};
 
 /// Names in an open directory, sorted, without `.` and `..`.
-pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in reach::entries(dir.as_fd())? {
         let entry = entry?;
@@ -27,7 +27,7 @@ pub(super) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
     reach::statat(dir, name)
 }
 
-pub(super) fn kind(stat: &Stat) -> FileType {
+pub(crate) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 

@@ -11,6 +11,8 @@ mod entry;
 mod stack;
 mod walk;
 
+pub(crate) use entry::{kind, names};
+
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 

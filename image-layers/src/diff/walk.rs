@@ -259,9 +259,8 @@ impl<'a> Walker<'a> {
         }
         let opened = open(parent.as_fd(), name, info).map_err(|e| self.fail("open", e))?;
         let mode = Mode::from_raw_mode(info.st_mode);
-        let locked = info.st_uid == rustix::process::geteuid().as_raw()
-            && !self.owners.is_root()
-            && !mode.contains(Mode::RWXU);
+        let locked =
+            !self.owners.is_root() && self.owners.is_caller(info.st_uid) && !mode.contains(Mode::RWXU);
         let restore = locked.then(|| (name.to_vec(), mode));
         self.enter(opened, |frame| {
             (frame.below, frame.moved, frame.pending, frame.restore) = (shows, moved, pending, restore);

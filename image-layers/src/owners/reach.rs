@@ -199,8 +199,7 @@ pub fn chown(dir: impl AsFd, name: Option<&[u8]>, uid: u32, gid: u32) -> Result<
         None => rustix::fs::fchown(dir, new_uid, new_gid),
         Some(name) => rustix::fs::chownat(dir, name, new_uid, new_gid, AtFlags::SYMLINK_NOFOLLOW),
     };
-    let name = name.map(text).transpose()?;
-    reaching!(tried, Call::chown(dir, name.as_deref(), uid, gid), unit)
+    reaching!(tried, Call::chown(dir, name.map(text).transpose()?.as_deref(), uid, gid), unit)
 }
 
 /// Of an open file.

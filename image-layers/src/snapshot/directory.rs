@@ -42,6 +42,7 @@ pub(crate) fn unpack_to_directory(mut jobs: Vec<LayerJob>, target: &Path) -> Res
         let source = Errno::NOTEMPTY.into();
         return Err(Error::Io { action: "unpack into", path: target.to_path_buf(), source });
     }
+    let _reach = Reach::keep();
     let staging = target.join(STAGING);
     let result = unpack_within(&mut jobs, target, &staging);
     let removed = remove_tree(&staging);
@@ -118,7 +119,6 @@ pub(super) fn open(dir: &Path) -> Result<OwnedFd> {
 pub(super) fn stage_directory(blob: Blob<'_>, dir: &Path, owners: &Ownership) -> Result<Tree> {
     let Blob { reader, diff_id, control, writers, umask_is_zero } = blob;
     let root = new_root(dir)?;
-    let _reach = Reach::keep();
     let writers = Writers::new(writers, owners);
     let (tree, digest) = run_ahead(reader, control, diff_id.algorithm(), |ahead| {
         writers.run(|| {
@@ -139,7 +139,6 @@ pub(super) fn settle_directory(
     owners: &Ownership,
     umask_is_zero: bool,
 ) -> Result<()> {
-    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     let mut sink = Directory::new(open(dir)?, &writers, owners, umask_is_zero);
     settle(tree, below, &mut sink)?;
@@ -155,7 +154,6 @@ pub(super) fn settle_layer(
     owners: &Ownership,
     umask_is_zero: bool,
 ) -> Result<()> {
-    let _reach = Reach::keep();
     let writers = Writers::new(0, owners);
     settle(tree, below, &mut Directory::new(open(dir)?, &writers, owners, umask_is_zero))
 }

@@ -11,6 +11,7 @@ use std::thread;
 use crate::apply::index;
 use crate::apply::merge::Merged;
 use crate::apply::tree::Tree;
+use crate::owners::reach::Reach;
 use crate::progress::LayerControl;
 use crate::{Digest, Error, Result};
 
@@ -48,6 +49,7 @@ pub(crate) fn unpack(
     if jobs.is_empty() {
         return Ok(());
     }
+    let _reach = Reach::keep();
     let mut merged = Merged::load(below, backend.content())?;
     let layers: Vec<_> = jobs.iter().map(|job| (job.scratch.clone(), job.control.clone())).collect();
     let stage = |blob: Blob<'_>, scratch: &Path| backend.stage(blob, scratch);

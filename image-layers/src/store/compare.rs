@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::apply::metadata::open_directory;
+use crate::diff::{self, kind};
 use crate::owners::reach;
 use crate::{Error, Result};
 
@@ -63,10 +63,6 @@ fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-fn kind(info: &Stat) -> FileType {
-    FileType::from_raw_mode(info.st_mode)
-}
-
 fn facts(info: &Stat, own: bool) -> (u32, u32, u32, u64, u64, Option<(i64, i64)>) {
     let is_directory = kind(info) == FileType::Directory;
     // The size of a directory is the file system's business.
@@ -78,18 +74,9 @@ fn facts(info: &Stat, own: bool) -> (u32, u32, u32, u64, u64, Option<(i64, i64)>
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>> {
-    let read = || {
-        let mut names = Vec::new();
-        for entry in reach::entries(open_directory(CWD, bytes(directory))?.as_fd())? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name));
-            }
-        }
-        names.sort();
-        Ok(names)
-    };
-    read().map_err(Error::io::<Errno>("read", directory))
+    let names = open_directory(CWD, bytes(directory)).and_then(|opened| diff::names(&opened));
+    let names = names.map_err(Error::io::<Errno>("read", directory))?;
+    Ok(names.into_iter().map(OsString::from_vec).collect())
 }
 
 /// All attributes but the label that the host's policy puts on every file.

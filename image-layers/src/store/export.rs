@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
+use crate::apply::remove::parent;
 use crate::document::{CONTAINERD_NAME, Descriptor, REF_NAME};
 use crate::progress::Control;
 use crate::tar::{self, Entry, Kind, Timestamp};
 use crate::{Cancel, Digest, Error, Image, Reference, Result, Verifier};
 
-use super::{Lease, sync_directory, write_file};
+use super::{Lease, OCI_LAYOUT, sync_directory, write_file};
 
 /// Writes images to an archive or an OCI image layout, for other stores and other engines.
 ///
@@ -230,17 +231,15 @@ impl<'a> Export<'a> {
             "mediaType": crate::media_type::OCI_INDEX,
             "manifests": index,
         });
-        let documents = [
-            (LAYOUT, json!({ "imageLayoutVersion": "1.0.0" })),
-            (INDEX, index),
-            (DOCKER, Value::Array(docker)),
-        ];
+        let layout = Member { name: LAYOUT.to_owned(), body: Body::Document(OCI_LAYOUT.to_vec()) };
+        let documents = [(INDEX, index), (DOCKER, Value::Array(docker))];
         let document = |(name, value): (&str, Value)| {
             let bytes = serde_json::to_vec(&value)
                 .map_err(|e| Error::InvalidDocument { what: name.to_owned(), reason: e.to_string() })?;
             Ok(Member { name: name.to_owned(), body: Body::Document(bytes) })
         };
-        documents.into_iter().map(document).chain(blobs.into_iter().map(Ok)).collect()
+        let layout = std::iter::once(Ok(layout));
+        layout.chain(documents.into_iter().map(document)).chain(blobs.into_iter().map(Ok)).collect()
     }
 
     /// Gives a member's bytes to `write`, which goes to `path`. Those of blobs are checked.
@@ -309,8 +308,4 @@ fn beside(path: &Path) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     path.with_file_name(name)
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

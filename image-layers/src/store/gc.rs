@@ -74,7 +74,8 @@ impl Store {
         for name in names_in(&locks)? {
             let path = locks.join(name);
             let Ok(file) = fs::File::open(&path) else { continue };
-            if lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
+            let unused = lock::try_exclusive(file).map_err(Error::io("lock", &path))?;
+            if unused.is_some() {
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
         }

@@ -37,13 +37,7 @@ pub struct WritableLayer {
     chain_ids: Vec<Digest>,
     mount: RootfsMount,
     /// Locked, shared, for as long as this lives.
-    lock: File,
-}
-
-impl Drop for WritableLayer {
-    fn drop(&mut self) {
-        lock::release(&self.lock);
-    }
+    lock: lock::Guard,
 }
 
 /// A read-only root filesystem of an image, kept for as long as this lives.
@@ -117,7 +111,7 @@ impl Store {
         }
         let scratch = fresh()?;
         let lock = File::open(&scratch).map_err(Error::io("open", &scratch))?;
-        lock::try_shared(&lock).map_err(Error::io("lock", &scratch))?;
+        let lock = lock::try_shared(lock).map_err(Error::io("lock", &scratch))?.ok_or_else(exists)?;
         super::make_directory(&scratch.join("data"))?;
         let backend = snapshot::snapshotter(self.backend(), self.owners());
         check_depth(&backend.prepare(&chain, &scratch.join("data"))?)?;
@@ -153,9 +147,9 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
             Err(e) => return Err(Error::io("open", &path)(e)),
         };
-        if !lock::try_shared(&lock).map_err(Error::io("lock", &path))? {
+        let Some(lock) = lock::try_shared(lock).map_err(Error::io("lock", &path))? else {
             return Err(Error::InUse { what: format!("writable layer {key:?}") });
-        }
+        };
         let document = LayerDocument::read(&path).map_err(|e| if path.exists() { e } else { missing() })?;
         let kind = document.kind()?;
         let store = self.with(kind, document.owners.clone());
@@ -257,7 +251,7 @@ impl WritableLayer {
     /// files cannot be deleted, the layer is gone nevertheless, and they are tried again whenever the store is opened.
     pub fn remove(self) -> Result<()> {
         let path = self.path();
-        if !lock::try_exclusive_soon(&self.lock).map_err(Error::io("lock", &path))? {
+        if !self.lock.try_exclusive_soon().map_err(Error::io("lock", &path))? {
             return Err(Error::InUse { what: format!("writable layer {:?}", self.key) });
         }
         let trash = Trash::new(&self.store);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::owners::reach::Reach;
 use crate::snapshot::remove_tree;
 use crate::{Digest, Error, Image, Result};
 
@@ -29,8 +30,8 @@ pub struct Lease {
     store: Store,
     path: PathBuf,
     roots: File,
-    /// Locked for as long as this lives.
-    lock: File,
+    /// Held for as long as this lives.
+    _lock: lock::Guard,
     count: AtomicU64,
 }
 
@@ -67,20 +68,16 @@ impl Lease {
                 other => other.map_err(Error::io("create", &path))?,
             }
             let directory = File::open(&path).map_err(Error::io("open", &path))?;
-            lock::try_exclusive(&directory).map_err(Error::io("lock", &path))?;
+            let lock = lock::try_exclusive(directory).map_err(Error::io("lock", &path))?;
+            // Nobody else can have it.
+            let Some(_lock) = lock else { continue };
             let roots = File::options()
                 .append(true)
                 .create_new(true)
                 .mode(0o600)
                 .open(path.join("roots"))
                 .map_err(Error::io("create", path.join("roots")))?;
-            return Ok(Lease {
-                store: store.clone(),
-                path,
-                roots,
-                lock: directory,
-                count: AtomicU64::new(0),
-            });
+            return Ok(Lease { store: store.clone(), path, roots, _lock, count: AtomicU64::new(0) });
         }
     }
 
@@ -136,7 +133,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // What cannot be removed now is swept by the next open.
         let _ = remove_tree(&self.path);
-        lock::release(&self.lock);
     }
 }
 
@@ -181,6 +177,7 @@ impl Trash {
     }
 
     fn delete(&mut self) -> Result<()> {
+        let _reach = Reach::keep();
         let taken = std::mem::take(self.taken.get_mut().unwrap_or_else(PoisonError::into_inner));
         let remove = |path: &PathBuf| {
             // Another process may sweep at the same time, and then it is gone by whoever was first.
@@ -237,9 +234,7 @@ fn is_dead(path: &Path) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(Error::io("open", path)(e)),
     };
-    let dead = lock::try_exclusive(&directory).map_err(Error::io("lock", path))?;
-    lock::release(&directory);
-    Ok(dead)
+    Ok(lock::try_exclusive(directory).map_err(Error::io("lock", path))?.is_some())
 }
 
 fn unique_name() -> String {

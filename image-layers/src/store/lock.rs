@@ -11,22 +11,24 @@ use rustix::io::Errno;
 use crate::progress::Control;
 use crate::{Error, Result};
 
-/// A lock that is held until this is dropped.
+/// A lock that is held until this is dropped, and given up then. To close the file would not be enough: a process that is just being
+/// started by another thread has a copy of the descriptor until it executes its program, and with it the lock.
 #[derive(Debug)]
 pub(super) struct Guard {
     file: File,
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        release(&self.file);
+impl Guard {
+    /// Whether a shared lock could be made an exclusive one, but for a moment: see [`try_exclusive_soon`].
+    pub(super) fn try_exclusive_soon(&self) -> rustix::io::Result<bool> {
+        soon(|| attempt(&self.file, FlockOperation::NonBlockingLockExclusive))
     }
 }
 
-/// Gives a lock up now. To close the file is not enough: a process that is just being started by another thread has a copy of
-/// the descriptor until it executes its program, and with it the lock.
-pub(super) fn release(file: &File) {
-    let _ = flock(file, FlockOperation::Unlock);
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Waits for a shared lock on a file that is never removed.
@@ -57,11 +59,10 @@ fn wait(path: &Path, operation: FlockOperation) -> Result<Guard> {
 pub(super) fn named(path: &Path, control: &Control) -> Result<Guard> {
     let mut pause = Duration::from_millis(1);
     loop {
-        let file = open(path)?;
-        match try_exclusive(&file).map_err(Error::io("lock", path))? {
-            true if is_linked(&file) => return Ok(Guard { file }),
-            true => {}
-            false => {
+        match try_exclusive(open(path)?).map_err(Error::io("lock", path))? {
+            Some(guard) if is_linked(&guard.file) => return Ok(guard),
+            Some(_) => {}
+            None => {
                 control.check()?;
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(25));
@@ -70,38 +71,42 @@ pub(super) fn named(path: &Path, control: &Control) -> Result<Guard> {
     }
 }
 
-/// Whether the exclusive lock could be had at once.
-pub(super) fn try_exclusive(file: &File) -> rustix::io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+/// The exclusive lock, if it can be had at once.
+pub(super) fn try_exclusive(file: File) -> rustix::io::Result<Option<Guard>> {
+    Ok(attempt(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(Guard { file }))
+}
+
+/// The exclusive lock, if it can be had but for a moment: a process that was just being started by a program that is dead now may
+/// still have its locks.
+pub(super) fn try_exclusive_soon(file: File) -> rustix::io::Result<Option<Guard>> {
+    Ok(soon(|| attempt(&file, FlockOperation::NonBlockingLockExclusive))?.then_some(Guard { file }))
+}
+
+/// A shared lock, if it can be had at once.
+pub(super) fn try_shared(file: File) -> rustix::io::Result<Option<Guard>> {
+    Ok(attempt(&file, FlockOperation::NonBlockingLockShared)?.then_some(Guard { file }))
+}
+
+fn attempt(file: &File, operation: FlockOperation) -> rustix::io::Result<bool> {
+    match flock(file, operation) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e),
     }
 }
 
-/// Whether the exclusive lock could be had, but for a moment: a process that was just being started by a program that is dead now
-/// may still have its locks.
-pub(super) fn try_exclusive_soon(file: &File) -> rustix::io::Result<bool> {
+fn soon(attempt: impl Fn() -> rustix::io::Result<bool>) -> rustix::io::Result<bool> {
     for _ in 0..20 {
-        if try_exclusive(file)? {
+        if attempt()? {
             return Ok(true);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    try_exclusive(file)
-}
-
-/// Whether a shared lock could be had at once.
-pub(super) fn try_shared(file: &File) -> rustix::io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(e) => Err(e),
-    }
+    attempt()
 }
 
 /// Whether the file still has a name.
-pub(super) fn is_linked(file: &File) -> bool {
+fn is_linked(file: &File) -> bool {
     file.metadata().is_ok_and(|m| m.nlink() > 0)
 }
 

@@ -70,6 +70,9 @@ use crate::owners::Owners;
 use crate::snapshot::{SnapshotKind, probe_snapshots};
 use crate::{Digest, Error, Image, Reference, Result};
 
+/// What the file `oci-layout` of an OCI image layout says.
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
 const VERSION: &str = "image-layers store 1\n";
 
 /// A directory of images, snapshots and writable layers. Clones are handles to the same store; any number of handles,
@@ -185,7 +188,7 @@ fn create(path: &Path) -> Result<()> {
     if path.join("version").exists() {
         return Ok(());
     }
-    write_file(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    write_file(&path.join("oci-layout"), OCI_LAYOUT)?;
     index::create(path)?;
     // Renamed into place, so that nobody reads half of it.
     let new = path.join("version.new");
@@ -323,7 +326,7 @@ impl Store {
             for name in names_in(&directory)? {
                 let path = directory.join(name);
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
-                if !lock::try_exclusive_soon(&file).map_err(Error::io("lock", &path))? {
+                if lock::try_exclusive_soon(file).map_err(Error::io("lock", &path))?.is_none() {
                     return Err(Error::InUse { what: format!("{}", path.display()) });
                 }
             }

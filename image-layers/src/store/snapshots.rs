@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::owners::Owners;
-use crate::owners::reach::Reach;
 use crate::progress::{Control, Step};
 use crate::snapshot::{self, LayerJob, SnapshotKind};
 use crate::{Digest, Error, Image, Result, UnpackOptions};
@@ -50,6 +49,7 @@ impl Store {
         self.path().join("snapshots").join(self.snapshots_name())
     }
 
+    /// The backend, and whose files they are: see [`backend_of`].
     fn snapshots_name(&self) -> String {
         format!("{}{}", self.backend(), self.owners().suffix())
     }
@@ -121,7 +121,6 @@ impl Store {
             });
             scratches.push(scratch);
         }
-        let _reach = Reach::keep();
         let boot = boot_id();
         let mut committed = Vec::new();
         let backend = snapshot::snapshotter(self.backend(), self.owners());
@@ -213,6 +212,12 @@ pub(super) fn all_snapshots(store: &Store) -> Result<Vec<PathBuf>> {
         found.extend(names_in(&directory)?.into_iter().map(|name| directory.join(name)));
     }
     Ok(found)
+}
+
+/// The backend of a snapshot, by its path.
+pub(super) fn backend_of(snapshot: &Path) -> &str {
+    let directory = snapshot.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    directory.and_then(|name| name.split('-').next()).unwrap_or_default()
 }
 
 /// Drops what another boot wrote and perhaps never got to the disk. Under the exclusive lock, on opening a store.

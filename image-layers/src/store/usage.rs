@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,10 +10,11 @@ use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 
 use crate::apply::metadata::open_directory;
+use crate::diff::names;
 use crate::owners::reach::{self, Reach};
 use crate::{Digest, Error, Reference, Result};
 
-use super::snapshots::all_snapshots;
+use super::snapshots::{all_snapshots, backend_of};
 use super::{Store, names_in};
 
 /// The space a store takes, in bytes on the disk.
@@ -86,6 +86,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn usage(&self) -> Result<Usage> {
+        let _reach = Reach::keep();
         let mut usage = Usage::default();
         for algorithm in ["sha256", "sha512"] {
             let directory = self.path().join("blobs").join(algorithm);
@@ -96,9 +97,8 @@ impl Store {
         for path in all_snapshots(self)? {
             let Some((bytes, inodes)) = disk_usage(&path)? else { continue };
             let name = |p: Option<&std::ffi::OsStr>| p.unwrap_or_default().to_string_lossy().into_owned();
-            let directory = name(path.parent().and_then(|p| p.file_name()));
             usage.snapshots.push(SnapshotUsage {
-                backend: directory.split('-').next().unwrap_or_default().to_owned(),
+                backend: backend_of(&path).to_owned(),
                 chain_id: name(path.file_name()),
                 bytes,
                 inodes,
@@ -145,7 +145,6 @@ impl Store {
 /// running container may, does not count.
 fn disk_usage(tree: &Path) -> Result<Option<(u64, u64)>> {
     let (mut bytes, mut inodes) = (0, HashSet::new());
-    let _reach = Reach::keep();
     let mut pending = vec![tree.to_owned()];
     while let Some(path) = pending.pop() {
         let info = match reach::statat(CWD, path.as_os_str().as_bytes()) {
@@ -156,7 +155,7 @@ fn disk_usage(tree: &Path) -> Result<Option<(u64, u64)>> {
             bytes += info.st_blocks as u64 * 512;
         }
         if FileType::from_raw_mode(info.st_mode) == FileType::Directory {
-            match directory_entries(&path) {
+            match open_directory(CWD, path.as_os_str().as_bytes()).and_then(|dir| names(&dir)) {
                 Ok(names) => pending.extend(names.iter().map(|name| path.join(OsStr::from_bytes(name)))),
                 Err(Errno::NOENT) => {}
                 Err(e) => return Err(Error::io("read", &path)(e)),
@@ -164,16 +163,4 @@ fn disk_usage(tree: &Path) -> Result<Option<(u64, u64)>> {
         }
     }
     Ok((!inodes.is_empty()).then_some((bytes, inodes.len() as u64)))
-}
-
-fn directory_entries(path: &Path) -> rustix::io::Result<Vec<Vec<u8>>> {
-    let opened = open_directory(CWD, path.as_os_str().as_bytes())?;
-    let mut names = Vec::new();
-    for entry in reach::entries(opened.as_fd())? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }

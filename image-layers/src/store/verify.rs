@@ -13,7 +13,7 @@ use crate::{Class, Digest, Error, Image, Result, Verifier};
 use super::compare::difference;
 use super::layers::LayerDocument;
 use super::lease::{Lease, Root, Trash};
-use super::snapshots::{SnapshotDocument, all_snapshots};
+use super::snapshots::{SnapshotDocument, all_snapshots, backend_of};
 use super::{Store, lock, names_in};
 
 /// Something in a store that is not as it was made.
@@ -135,9 +135,9 @@ impl Store {
     fn unpacked_for(&self) -> Result<Vec<(SnapshotKind, Owners)>> {
         let mut found: Vec<(SnapshotKind, Owners)> = Vec::new();
         for path in all_snapshots(self)? {
-            let directory = path.parent().and_then(|p| p.file_name()).unwrap_or_default().to_string_lossy();
-            let kind = directory.split('-').next().unwrap_or_default().parse();
-            let (Ok(kind), Ok(document)) = (kind, SnapshotDocument::read(&path)) else { continue };
+            let (Ok(kind), Ok(document)) = (backend_of(&path).parse(), SnapshotDocument::read(&path)) else {
+                continue;
+            };
             if !found.contains(&(kind, document.owners.clone())) {
                 found.push((kind, document.owners));
             }
@@ -212,10 +212,9 @@ impl Store {
                 continue;
             }
             let Ok(file) = fs::File::open(&path) else { continue };
-            if !lock::try_exclusive(&file).map_err(Error::io("lock", &path))? {
+            if lock::try_exclusive(file).map_err(Error::io("lock", &path))?.is_none() {
                 return Ok(true);
             }
-            lock::release(&file);
         }
         Ok(false)
     }
